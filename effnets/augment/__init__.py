@@ -1,0 +1,1 @@
+"""Image transforms as pure JAX functions of (images, keys), batched and compiled."""

@@ -1,0 +1,1 @@
+"""What `main` can do."""

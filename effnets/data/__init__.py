@@ -1,0 +1,1 @@
+"""Sources, decoding, example order and batching on to the mesh."""

@@ -1,0 +1,41 @@
+"""The one kind of error that is the user's to mend, and the words it is said in."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+  """A mistake in a config, a flag, a file or a workdir; `main` prints it and exits with status 2.
+
+  The message says which key, what came in, what would be right and the nearest valid values.
+  """
+
+
+def nearest(word: str, options: Iterable[str], count: int = 3) -> list[str]:
+  """Returns up to `count` of `options` that resemble `word`, best first."""
+  return difflib.get_close_matches(str(word), list(options), n=count, cutoff=0.4)
+
+
+def unknown(
+  key: str, value: object, kind: str, options: Iterable[str], where: str = ""
+) -> UserError:
+  """Returns the error for a name that is none of `options`.
+
+  Args:
+    key: the config key, such as `config.model.name`. value: what came in.
+    kind: what the value should have been, with its article, such as "a model".
+    options: every valid name. where: how to list them all, when they are too many to print.
+
+  >>> print(unknown("config.model.name", "efficientnet_bo", "a model", ["efficientnet_b0"]))
+  config.model.name='efficientnet_bo' is not a model. Nearest: 'efficientnet_b0'.
+  """
+  options = sorted(options)
+  close = nearest(str(value), options)
+  parts = [f"{key}={value!r} is not {kind}."]
+  if close:
+    parts.append("Nearest: " + ", ".join(repr(o) for o in close) + ".")
+  if where:
+    parts.append(f"All: {where}.")
+  elif options and (not close or len(options) > len(close)):
+    parts.append("Valid: " + ", ".join(repr(o) for o in options) + ".")
+  return UserError(" ".join(parts))

@@ -1,0 +1,1 @@
+"""From gathered per-example predictions to figures."""

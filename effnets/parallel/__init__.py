@@ -1,0 +1,1 @@
+"""Process set-up, the device mesh, where arrays live and how a step is executed."""

@@ -1,0 +1,1 @@
+"""State, optimizers, the update step, checkpoints and the one loop."""

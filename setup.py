@@ -1,0 +1,53 @@
+"""Package metadata. `pip install -e .` is enough to run every embedded experiment."""
+
+import pathlib
+
+import setuptools
+
+_HERE = pathlib.Path(__file__).parent
+
+_TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"]
+
+setuptools.setup(
+  name="effnets",
+  version="0.1.0",
+  description="Efficient vision papers reproduced by one sharded JAX/Flax training loop.",
+  long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11",
+  packages=[*setuptools.find_packages(include=["effnets", "effnets.*"]), "effnets.configs"],
+  # The configs live beside the package for readers and travel inside the wheel for users.
+  package_dir={"effnets.configs": "configs"},
+  install_requires=[
+    "absl-py>=2.1",
+    "clu>=0.0.12",
+    "flax>=0.12,<0.13",
+    "grain>=0.2.15",
+    "importlib_resources>=6.4",
+    "jax>=0.10,<0.13",
+    "jaxtyping>=0.3",
+    "matplotlib>=3.9",
+    "ml_collections>=1.0",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.28",
+    "pillow>=11.0",
+    "rich>=13.9",
+    "scikit-learn>=1.5",
+    "tensorboard>=2.19",
+    "tensorflow-datasets>=4.9.8",
+  ],
+  extras_require={
+    "tf": ["tensorflow-cpu>=2.19"],
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda13]"],
+    "test": _TEST,
+  },
+  classifiers=[
+    "License :: OSI Approved :: Apache Software License",
+    "Programming Language :: Python :: 3.11",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
+)

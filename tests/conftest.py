@@ -1,0 +1,22 @@
+"""Eight virtual CPU devices and one compilation cache for all tests and their worker processes."""
+
+import os
+import tempfile
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+_CACHE = os.path.join(tempfile.gettempdir(), f"effnets-test-jax-cache-{os.getuid()}")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from effnets import streams  # noqa: E402
+
+
+@pytest.fixture
+def getkey(request):
+  """Returns a function that gives a fresh named key; the numbers depend on the test's name only."""
+  root = streams.stream(jax.random.key(0), request.node.name)
+  return lambda name="": streams.stream(root, name)
