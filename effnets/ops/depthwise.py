@@ -66,7 +66,8 @@ def _shift_and_add(x: Array, kernel: Array, geometry: _bilinear.Geometry) -> Arr
     for j, view in enumerate(row):
       term = view.astype(dtype) * kernel[i, j, 0]
       total = term if total is None else total + term
-  return total.astype(x.dtype)
+  # Written once: the consumers (moments, normalisation) would each compute the cheap-looking sum.
+  return jax.lax.optimization_barrier(total.astype(x.dtype))
 
 
 def _phases(geometry: _bilinear.Geometry, d: int) -> tuple[list[list[tuple[int, int]]], int, int]:

@@ -42,9 +42,12 @@ def moments(
   if span > 1 and not group.axes:
     raise ValueError(f"a batch-norm group of {images} images exceeds the batch of {batch}.")
   # Only the batch is split: merging it with height would lose the sharding of both.
-  grouped = _split(x, batch // min(images, batch)).astype(jnp.float32)
-  reduced = tuple(range(1, grouped.ndim - 1))
-  mean, square = grouped.mean(reduced), (grouped * grouped).mean(reduced)
+  groups = batch // min(images, batch)
+  grouped = _split(x, groups).astype(jnp.float32)
+  reduced = tuple(range(grouped.ndim - x.ndim, grouped.ndim - 1))
+  mean, square = (
+    m.mean(reduced).reshape(groups, x.shape[-1]) for m in (grouped, grouped * grouped)
+  )
   if span > 1:
     whole = span == group.devices
     parts = None if whole else [list(range(i, i + span)) for i in range(0, group.devices, span)]
@@ -122,11 +125,15 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
 
 
 def _split(x: Array, groups: int) -> Array:
-  return x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+  """Returns `x` with its groups as a dimension of their own, or as it is if there is only one.
+
+  Even a dimension of 1 in front makes the compiler fuse, and so compute, x's producer repeatedly.
+  """
+  return x if groups == 1 else x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
 
 
 def _spread(vector: Array, x: Array) -> Array:
-  """Returns `g c` values in a shape that multiplies `g b *s c`."""
+  """Returns `g c` values in a shape that multiplies `g b *s c`, or `b *s c` if g is 1."""
   return vector.reshape(vector.shape[0], *(1,) * (x.ndim - 2), vector.shape[1])
 
 
@@ -159,9 +166,10 @@ def _affine_backward(activation, residuals, g):
   slope = _split(g, factor.shape[0]).astype(jnp.float32)
   if activation != "identity":
     slope = slope * ACTIVATIONS[activation][1](z)
-  reduced = tuple(range(1, grouped.ndim - 1))
+  reduced = tuple(range(grouped.ndim - x.ndim, grouped.ndim - 1))
   d_x = (slope * _spread(factor, grouped)).astype(x.dtype).reshape(x.shape)
-  return d_x, jnp.sum(slope * grouped, reduced), jnp.sum(slope, reduced)
+  d_factor, d_offset = jnp.sum(slope * grouped, reduced), jnp.sum(slope, reduced)
+  return d_x, d_factor.reshape(factor.shape), d_offset.reshape(offset.shape)
 
 
 _affine_once.defvjp(_affine_forward, _affine_backward)
