@@ -46,7 +46,9 @@ def _effnets(name: str, batch: int, size: int, *, plain: bool):
   import jax.numpy as jnp
 
   from effnets import models
+  from effnets.ops import memory
 
+  memory.keep_freed_pages()
   module = models.create(name, num_classes=_CLASSES, plain=plain)
   variables = jax.tree.map(jnp.asarray, models.init(module, 0, image_size=size))
   images, labels = (jnp.asarray(a) for a in _inputs(batch, size))

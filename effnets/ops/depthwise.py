@@ -157,7 +157,7 @@ def _correlate(x: Array, g: Array, geometry: _bilinear.Geometry) -> Array:
       lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True)),
       (2,),
     )
-  total = jnp.stack(partial).sum((1, 2))
+  total = jnp.stack([p.sum((0, 1)) for p in partial])  # summed first: a stack of partials is large
   return total.reshape(*geometry.kernel, 1, x.shape[3]).astype(x.dtype)
 
 
