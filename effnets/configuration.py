@@ -1,4 +1,4 @@
-"""Configs: the argument grammar of `configs/*.py`, the common fields, and the checks before work."""
+"""Configs: the argument grammar of `configs/*.py`, the common fields, the workdir they claim."""
 
 import json
 import math

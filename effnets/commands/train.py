@@ -1,14 +1,13 @@
 """`--mode=train`: one training, or a pipeline of them."""
 
-import json
 import pathlib
-import time
 from typing import Any
 
 import jax
 from rich import console as rich_console
+from rich import table
 
-from effnets import errors, pipelines, training
+from effnets import pipelines, training
 
 
 def train(config: Any, workdir: str) -> None:
@@ -28,9 +27,18 @@ def train(config: Any, workdir: str) -> None:
 
 def _single(config: Any, workdir: str, console: rich_console.Console) -> None:
   result = training.train(config, workdir)
+  figures = {**result.figures, "seed": config.seed, "steps": result.steps}
+  training.results.write(workdir, {**figures, "seconds": round(result.seconds, 1)})
   if jax.process_index():
     return
   path = pathlib.Path(workdir)
   training.plots.curves({"training": path / "metrics.jsonl"}, path / "plots" / "curves.png")
-  training.write_result(path, {**result.figures, "seed": config.seed, "steps": result.steps, "seconds": result.seconds})
-  console.print(training.progress.table(...))
+  console.print(figures_table(result.figures, title=config.model.name))
+
+
+def figures_table(figures: dict[str, dict[str, float]], *, title: str) -> table.Table:
+  """Returns a table with one row a figure and one column a split."""
+  shown = table.Table("figure", *figures, title=title)
+  for name in next(iter(figures.values())):
+    shown.add_row(name, *(f"{values[name]:.4f}" for values in figures.values()))
+  return shown

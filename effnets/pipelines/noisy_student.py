@@ -8,19 +8,18 @@ is there; a stage that was cut off resumes inside.
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
-from absl import logging
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from rich import console as rich_console
+from rich import table
 
-from effnets import configuration, data, errors, tasks, training
+from effnets import configuration, data, errors, training
 from effnets.pipelines import pseudo_labels
 
 NO_NOISE = {
@@ -28,6 +27,8 @@ NO_NOISE = {
   "augment": {"flip": False, "shift": 0, "randaugment": {"layers": 0}},
 }
 """Overrides that switch off every source of noise: of the model and of the input."""
+
+KINDS = ("soft", "hard")
 
 PSEUDO_LABELS = "pseudo_labels"
 """What students have as `config.data.unlabelled.source`."""
@@ -78,7 +79,7 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   labels: dict[str, Labels] = {}
   for name in config.pipeline.students:
     previous = students[-1] if students else teacher
-    labels[name] = _label(previous, unlabelled, stages[name], config, path / f"labels_{name}")
+    labels[name] = _label(previous, unlabelled, config, path / f"labels_{name}")
     students.append(_train(name, stages[name], path, labels[name]))
 
   controls = {}
@@ -92,21 +93,22 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   if "finetune" in stages:
     finetuned = _train("finetune", stages["finetune"], path, initial=last.variables)
 
+  seconds = time.perf_counter() - started + (training.results.read(path) or {}).get("seconds", 0.0)
   result = {
     "teacher": _summary(teacher),
     "students": [dict(_summary(s), labels=labels[s.name].figures) for s in students],
     "controls": {name: _summary(stage) for name, stage in controls.items()},
     "finetuned": None if finetuned is None else _summary(finetuned),
     "seed": config.seed,
-    "seconds": round(_seconds(path, time.perf_counter() - started), 1),
+    "seconds": round(seconds, 1),
   }
+  training.results.write(path, result)
   if jax.process_index() == 0:
-    training.write_result(path, result)
     everyone = [teacher, *students, *controls.values(), *([finetuned] if finetuned else [])]
     training.plots.curves(
       {s.name: path / s.name / "metrics.jsonl" for s in everyone}, path / "plots" / "curves.png"
     )
-    console.print(_table(everyone, result))
+    console.print(_table(result, config))
   return result
 
 
@@ -161,9 +163,10 @@ def _train(
 ) -> Stage:
   """Returns the trained stage, from its folder if it is finished."""
   folder = path / name
-  if (folder / training.RESULT).exists():
-    figures = json.loads((folder / training.RESULT).read_text())["figures"]
-    return Stage(name, config, figures, training.restore_variables(config, folder))
+  finished = training.results.read(folder)
+  if finished is not None:
+    variables = training.results.restore(config, folder).variables
+    return Stage(name, config, finished["figures"], variables)
   result = training.train(
     config,
     folder,
@@ -171,32 +174,30 @@ def _train(
     initial=initial,
     sources={} if labels is None else {PSEUDO_LABELS: labels.source},
   )
-  if jax.process_index() == 0:
-    training.write_result(
-      folder, {"figures": result.figures, "steps": result.steps, "seconds": result.seconds}
-    )
+  figures = {"figures": result.figures, "steps": result.steps, "seconds": result.seconds}
+  training.results.write(folder, figures)
   return Stage(name, config, result.figures, result.variables)
 
 
 def _unlabelled(config: Any) -> data.Source:
+  """Returns the pictures to be labelled."""
   labels = config.pipeline.labels
-  if labels.kind not in ("soft", "hard"):
-    raise errors.unknown("config.pipeline.labels.kind", labels.kind, "a kind", ("soft", "hard"))
-  return training.open_source(config, labels.source or config.data.source, labels.split)
+  if labels.kind not in KINDS:
+    raise errors.unknown("config.pipeline.labels.kind", labels.kind, "a kind of label", KINDS)
+  stage = ml_collections.ConfigDict(config)
+  stage.data.source = labels.source or config.data.source
+  return training.evaluation_source(stage, labels.split)
 
 
-def _label(
-  teacher: Stage, unlabelled: data.Source, student: Any, config: Any, folder: pathlib.Path
-) -> Labels:
-  """Returns the set that `teacher` labelled for a student, written to `folder` if need be.
+def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib.Path) -> Labels:
+  """Returns the set that `teacher` labelled, written to `folder` unless it is there.
 
   The teacher predicts with its averaged weights, on un-augmented centre crops, at its own
-  resolution.
+  resolution. The set holds every kept picture as often as balancing wants it.
   """
   settings = config.pipeline.labels
-  if not (folder / "provenance.json").exists():
-    started = time.perf_counter()
-    probabilities = training.predict_probabilities(teacher.config, teacher.variables, unlabelled)
+  if not data.records.exists(folder):
+    probabilities = training.results.probabilities(teacher.config, teacher.variables, unlabelled)
     selection = pseudo_labels.select(
       probabilities,
       min_confidence=settings.min_confidence,
@@ -204,4 +205,50 @@ def _label(
       upsample=settings.upsample,
       seed=config.seed,
     )
-    ...
+    if jax.process_index() == 0:
+      data.records.write(
+        folder,
+        pseudo_labels.examples(unlabelled, probabilities, selection, soft=settings.kind == "soft"),
+        provenance={
+          "teacher": teacher.name,
+          "teacher_figures": teacher.figures,
+          "source": unlabelled.name,
+          "settings": settings.to_dict(),
+          "seed": config.seed,
+          "figures": pseudo_labels.figures(selection),
+        },
+      )
+    multihost_utils.sync_global_devices(f"labels of {teacher.name}")
+  source = data.open_source(f"records:{folder}", "all")
+  return Labels(source, source.provenance["figures"])
+
+
+def _summary(stage: Stage) -> dict[str, Any]:
+  """Returns the flat figures of a stage: `test_top1`, `validation_top1`, ..., and its model."""
+  figures = {
+    f"{split}_{name}": value
+    for split, values in stage.figures.items()
+    for name, value in values.items()
+  }
+  return {"stage": stage.name, "model": stage.config.model.name, **figures}
+
+
+def _table(result: dict[str, Any], config: Any) -> table.Table:
+  """Returns the final table: one row a stage, its gain over the teacher."""
+  split = config.data.test_split
+  rows = table.Table(title=f"Noisy Student, {config.data.source}, seed {config.seed}")
+  for column in ("stage", "model", "labels", f"{split} top-1", "over teacher", "cross-entropy"):
+    rows.add_column(column, justify="left" if column in ("stage", "model") else "right")
+  teacher = result["teacher"]
+  others = [*result["students"], *result["controls"].values(), result["finetuned"]]
+  for summary in [teacher, *filter(None, others)]:
+    gain = summary[f"{split}_top1"] - teacher[f"{split}_top1"]
+    rows.add_row(
+      summary["stage"],
+      summary["model"],
+      str(summary["labels"]["entries"]) if "labels" in summary else "",
+      f"{summary[f'{split}_top1']:.2%}",
+      "" if summary is teacher else f"{gain:+.2%}",
+      f"{summary[f'{split}_cross_entropy']:.3f}",
+    )
+  return rows

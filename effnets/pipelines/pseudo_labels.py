@@ -1,12 +1,13 @@
 """From a teacher's probabilities to the balanced set a student trains on."""
 
 import dataclasses
-import hashlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from effnets import errors, streams
+from effnets import data, errors, streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,19 +106,34 @@ def select(
   return Selection(indices, label[indices].astype(np.int32), limit, total, copies)
 
 
-def quality(
-  selection: Selection, labels: Int[np.ndarray, "n"] | None
-) -> dict[str, float]:
-  """Returns figures of a selection: entries, distinct examples and, where the hidden labels are
-  known (never used in training), the share of right ones.
+def figures(selection: Selection) -> dict[str, Any]:
+  """Returns what to say of a selection: entries, distinct examples, and the same by class."""
+  return {
+    "entries": len(selection.indices),
+    "distinct": len(np.unique(selection.indices)),
+    "thresholds": [round(float(t), 2) for t in selection.thresholds],
+    "kept": selection.kept.tolist(),
+    "copies": [round(float(c), 4) for c in selection.copies],
+  }
+
+
+def examples(
+  source: data.Source,
+  probabilities: Float[np.ndarray, "n k"],
+  selection: Selection,
+  *,
+  soft: bool,
+) -> Iterator[dict[str, Any]]:
+  """Yields the selected examples of `source` with their labels, ready to be stored.
+
+  soft: with the teacher's probabilities; otherwise with its class alone.
   """
-  distinct = np.unique(selection.indices)
-  figures = {"entries": len(selection.indices), "distinct": len(distinct)}
-  if labels is not None:
-    figures["right"] = float((labels[selection.indices] == selection.labels).mean())
-  return figures
-
-
-def digest(array: np.ndarray) -> str:
-  """Returns a short hash of an array's bytes, for provenance."""
-  return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+  for index, label in zip(selection.indices, selection.labels, strict=True):
+    example = {
+      "image": source[int(index)]["image"],
+      "label": np.int32(label),
+      "index": np.int64(index),
+    }
+    if soft:
+      example["probabilities"] = np.asarray(probabilities[index], np.float32)
+    yield example

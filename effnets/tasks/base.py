@@ -26,6 +26,10 @@ class Aux:
 class Task(Protocol):
   """A learning problem as pure functions; a new paper adds one of these, not a loop."""
 
+  @property
+  def frozen(self) -> tuple[str, ...]:
+    """Path prefixes of the parameters that this task leaves as they are."""
+
   def init(self, seed: int) -> Variables:
     """Returns fresh host variables, `params` and model state, drawn from (seed, leaf path)."""
 

@@ -42,13 +42,18 @@ class Classification:
   mixup_group: int = 2
   dtype: Any = jnp.float32
 
+  @property
+  def frozen(self) -> tuple[str, ...]:
+    """Path prefixes of the module's frozen parameters."""
+    return self.module.frozen_names()
+
   def init(self, seed: int) -> base.Variables:
     """Returns fresh variables drawn from (seed, leaf path), as host arrays."""
     return models.init(self.module, seed, image_size=self.image_size)
 
   def abstract(self) -> base.Variables:
     """Returns the shapes of `init`'s result."""
-    return models.abstract(self.module, image_size=self.image_size)
+    return models.abstract(self.module, self.image_size)
 
   def loss(
     self,

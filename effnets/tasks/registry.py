@@ -7,8 +7,6 @@ import jax.numpy as jnp
 from effnets import augment, errors, models, ops, parallel
 from effnets.tasks import base, classification
 
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
 
 def create(
   config: Any, placement: parallel.Placement, *, num_classes: int, step_batch: int
@@ -28,7 +26,11 @@ def create(
 def norm_group(setting: str | int, placement: parallel.Placement, step_batch: int) -> ops.Group:
   """Returns the batch-norm group of `config.batch_norm.group`.
 
-  setting: `local` (each device its own part), `global` (the whole batch) or a number of images.
+  setting: who averages together.
+    local: each device its own part of the batch.
+    global: the whole batch.
+    tpu: as the papers' TPU code, local up to 8 devices, else groups of max(8, devices // 8).
+    a number: that many images.
   step_batch: examples in one forward pass, over all devices.
 
   Raises: UserError if groups of that size do not tile the batch and its parts.
@@ -39,11 +41,13 @@ def norm_group(setting: str | int, placement: parallel.Placement, step_batch: in
     images = local
   elif setting == "global":
     images = step_batch
+  elif setting == "tpu":
+    images = local if shards <= 8 else local * max(8, shards // 8)
   else:
     try:
       images = int(setting)
     except ValueError:
-      options = ("local", "global", "a number of images")
+      options = ("local", "global", "tpu", "a number of images")
       raise errors.unknown(key, setting, "a batch-norm group", options) from None
     fits = 0 < images <= step_batch and step_batch % images == 0
     if not fits or (images % local and local % images):
@@ -60,13 +64,10 @@ def _classification(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
 ) -> classification.Classification:
   settings = config.model.to_dict()
-  name, dtype = settings.pop("name"), settings.pop("dtype")
-  if dtype not in _DTYPES:
-    raise errors.unknown("config.model.dtype", dtype, "a compute type", _DTYPES)
+  name = settings.pop("name")
   module = models.create(
     name,
     num_classes=num_classes,
-    dtype=_DTYPES[dtype],
     group=norm_group(config.batch_norm.group, placement, step_batch),
     **settings,
   )
@@ -90,14 +91,14 @@ def _classification(
     placement=placement,
     image_size=config.data.image_size,
     num_classes=num_classes,
-    mean=tuple(entry.mean),
-    std=tuple(entry.std),
+    mean=entry.mean,
+    std=entry.std,
     policy=augment.create(config.augment.to_dict()),
     label_smoothing=task.label_smoothing,
     temperature=task.temperature,
     mixup=task.mixup,
     mixup_group=task.mixup_group,
-    dtype=_DTYPES[dtype],
+    dtype=jnp.dtype(config.model.dtype),
   )
 
 

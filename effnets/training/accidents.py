@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from effnets import parallel
-from effnets.training import state
+from effnets import errors, parallel
+from effnets.training import inputs, state
 
 
 def first_non_finite(
@@ -34,8 +34,31 @@ def first_non_finite(
   return "none when computed once more"
 
 
-def keep_batch(workdir: pathlib.Path, examples: list[dict[str, Any]]) -> pathlib.Path:
-  """Writes the examples of a batch to `non_finite_batch.npz` and returns its path."""
-  path = workdir / "non_finite_batch.npz"
-  np.savez_compressed(path, **{k: np.stack([e[k] for e in examples]) for k in examples[0]})
-  return path
+def non_finite(
+  workdir: pathlib.Path,
+  step: int,
+  current: state.TrainState,
+  examples: inputs.Training,
+  gradient: Callable[..., Any],
+  placement: parallel.Placement,
+  frozen: PyTree,
+) -> errors.UserError:
+  """Returns the error of a loss or gradient that was not finite at `step`.
+
+  Writes the examples of that step to `non_finite_batch.npz`. `current` is the state before it,
+  since updates after the accident changed nothing.
+  """
+  start = state.position(current)
+  batch = [examples.stream[start + i] for i in range(examples.batch_size)]
+  host = {name: np.stack([example[name] for example in batch]) for name in batch[0]}
+  if jax.process_index() == 0:
+    np.savez_compressed(workdir / "non_finite_batch.npz", **host)
+  with jax.transfer_guard("allow"):
+    placed = placement.put(host, jax.tree.map(lambda _: placement.batch, host))
+    name = first_non_finite(gradient, current, frozen, placed)
+  return errors.UserError(
+    f"the loss or its gradient is not finite at step {step} (examples {start} to "
+    f"{start + examples.batch_size - 1} of the stream); first tensor that is not: {name}. The "
+    f"batch is in {workdir / 'non_finite_batch.npz'}, the last checkpoint is whole. Lower "
+    "config.optimizer.learning_rate or set config.optimizer.clip_norm, in a new workdir."
+  )

@@ -1,15 +1,17 @@
-"""From a config to the mesh, the training stream and the evaluation sets."""
+"""From a config to what the loop takes: mesh, streams, evaluation sets, durations, optimizer."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
-from jaxtyping import PyTree
+import optax
 
-from effnets import configuration, data, errors, parallel
+from effnets import configuration, data, errors, parallel, tasks
+from effnets.training import optimizers, schedules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +19,20 @@ class Training:
   """What a training reads.
 
   stream: endless, random access by position. batch_size: examples of a step, of all sources.
-  steps_per_epoch: labelled epochs, a fraction. num_classes: of the labels.
+  labelled: of them from the first source, which alone counts epochs and scales learning rates.
+  epoch: examples in the first source. num_classes: of the labels.
   """
 
   stream: Any
   batch_size: int
-  steps_per_epoch: float
+  labelled: int
+  epoch: int
   num_classes: int
+
+  @property
+  def steps_per_epoch(self) -> float:
+    """Labelled epochs, not rounded."""
+    return self.epoch / self.labelled
 
   def abstract_batch(self, placement: parallel.Placement) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a placed batch, from the stream's first example."""
@@ -46,45 +55,104 @@ def placement(config: Any) -> parallel.Placement:
   )
 
 
-def training(config: Any) -> Training:
-  """Returns the training stream of `config`, its sources opened and checked."""
+def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
+  """Returns the training stream of `config`, its sources opened and checked.
+
+  Args:
+    sources: data made by an earlier stage, by the name that the config calls it.
+  """
   labelled, unlabelled = configuration.step_batch(config)
-  source = _open(config, config.data.source, config.data.train_split)
-  transform = _training_transform(config, source)
-  stream = data.Stream(
-    source, seed=config.seed, transform=transform, max_unreadable=config.data.max_unreadable
-  )
+  source = _open(config, config.data.source, config.data.train_split, sources)
+  stream = _stream(config, source, "labelled")
   if unlabelled:
     more = config.data.unlabelled
-    other = _open(config, more.source, more.split)
+    other = _open(config, more.source, more.split, sources)
     stream = data.Mixture(
-      [
-        stream,
-        data.Stream(
-          other,
-          seed=config.seed,
-          name="unlabelled",
-          transform=_training_transform(config, other),
-          max_unreadable=config.data.max_unreadable,
-        ),
-      ],
+      [stream, _stream(config, other, "unlabelled")],
       counts=[labelled, unlabelled],
       weights=[1.0, more.weight or more.ratio],
     )
-  return Training(
-    stream=stream,
-    batch_size=labelled + unlabelled,
-    steps_per_epoch=len(source) / config.batch_size,
-    num_classes=source.num_classes,
-  )
+  return Training(stream, labelled + unlabelled, labelled, len(source), source.num_classes)
 
 
 def evaluation(config: Any, split: str) -> data.Source:
   """Returns the source of an evaluation split of the labelled data."""
-  return _open(config, config.data.source, split)
+  return _open(config, config.data.source, split, {})
 
 
-def _open(config: Any, name: str, split: str) -> data.Source:
-  return data.open_source(
-    name, split, options={"dir": config.data.dir, "image_size": config.data.image_size}
+def check_batches(config: Any, placement: parallel.Placement) -> None:
+  """Checks that batches divide over the mesh.
+
+  Raises: UserError with the nearest sizes that do.
+  """
+  shards = placement.batch_shards
+  parts = shards * config.accumulate
+
+  def total(size: int) -> int:
+    changed = ml_collections.ConfigDict(config)
+    changed.batch_size = size
+    return sum(configuration.step_batch(changed))
+
+  for key, divisor, count in (
+    ("batch_size", parts, total),
+    ("eval_batch_size", shards, lambda size: size),
+  ):
+    size = config[key]
+    if size >= 1 and count(size) % divisor == 0:
+      continue
+    what = f"config.{key}={size}"
+    if count(max(size, 0)) != size:
+      what += f" (with its unlabelled examples {count(max(size, 0))})"
+    steps = f" x {config.accumulate} accumulation steps" if parts != shards else ""
+    fitting = [n for n in range(1, max(size, 0) + 2 * divisor + 1) if count(n) % divisor == 0]
+    nearest = sorted(sorted(fitting, key=lambda n: abs(n - size))[:2])
+    raise errors.UserError(
+      f"{what} does not divide over data*fsdp={shards} device(s){steps}; nearest: "
+      f"{' or '.join(map(str, nearest))}."
+    )
+
+
+def total_steps(config: Any, examples: Training) -> int:
+  """Returns how many updates a run has.
+
+  Raises: UserError if it is not exactly one of `config.train.steps` and so on, or is below 1.
+  """
+  given = {f"train_{unit}": value for unit, value in config.train.items() if value}
+  total = schedules.steps(given, "train", **_units(examples))
+  if total < 1:
+    raise errors.UserError(f"config.train={dict(config.train)} is not even one step.")
+  return total
+
+
+def every(settings: Any, key: str, examples: Training, total: int) -> int:
+  """Returns the period in steps, at least 1, of `every_steps`, `every_epochs` and so on."""
+  given = {name: value for name, value in settings.items() if value}
+  period = schedules.steps(given, "every", **_units(examples), total_steps=total, key=key)
+  return max(1, period)
+
+
+def _units(examples: Training) -> dict[str, Any]:
+  return {"steps_per_epoch": examples.steps_per_epoch, "batch_size": examples.labelled}
+
+
+def schedule(config: Any, examples: Training, total: int) -> optax.Schedule:
+  """Returns the learning-rate schedule."""
+  rate = config.optimizer.get("learning_rate")
+  if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < math.inf:
+    raise errors.UserError(f"config.optimizer.learning_rate={rate!r} is not a positive number.")
+  peak = schedules.scaled(
+    rate,
+    batch_size=config.batch_size,
+    per_examples=config.optimizer.get("learning_rate_per_examples"),
   )
+  return schedules.create(
+    config.schedule, learning_rate=peak, total_steps=total, **_units(examples)
+  )
+
+
+def optimizer(
+  config: Any, schedule: optax.Schedule, task: tasks.Task
+) -> optax.GradientTransformation:
+  """Returns the optimizer; it leaves alone what the config or the task freezes."""
+  frozen = (*config.optimizer.get("frozen", ()), *task.frozen)
+  return optimizers.create({**config.optimizer, "frozen": frozen}, schedule)

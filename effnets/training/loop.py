@@ -4,43 +4,44 @@ Data flows one way: source -> example -> batch on the mesh -> augment -> model -
 -> state. What differs between papers is the task and the config.
 """
 
-import collections
 import dataclasses
 import pathlib
-import signal
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
-import numpy as np
+import optax
 from absl import logging
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from effnets import configuration, data, errors, parallel, streams, tasks
+from effnets import configuration, data, parallel, tasks
 from effnets.training import (
+  accidents,
   checkpoints,
   evaluator,
   events,
   inputs,
+  meters,
   optimizers,
   progress,
-  schedules,
+  signals,
   state,
   step,
   writers,
 )
 
-# Steps the host may run ahead of the device: enough to keep it busy, few enough to bound memory.
-_RUN_AHEAD = 2
+Sources = Mapping[str, data.Source]
+_NO_SOURCES: Sources = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
   """What a finished training gives.
 
-  figures: split name -> figures of the last state. best: the best checkpoint's validation figure.
-  steps: updates done. seconds: of this call. variables: those that evaluation uses, on the mesh.
+  figures: split name -> figures of the last state. steps: updates done in all.
+  seconds: of this call. variables: those that evaluation uses, on the mesh.
   """
 
   figures: dict[str, dict[str, float]]
@@ -49,8 +50,52 @@ class Result:
   variables: PyTree
 
 
+@dataclasses.dataclass(frozen=True)
+class Ready:
+  """A config turned into what a training needs, all of it checked and nothing compiled."""
+
+  placement: parallel.Placement
+  examples: inputs.Training
+  splits: dict[str, data.Source]
+  task: tasks.Task
+  schedule: optax.Schedule
+  optimizer: optax.GradientTransformation
+  total_steps: int
+
+
 class Stopped(Exception):
-  """The run was asked to stop, saved its state and can be resumed by the same command."""
+  """The run was asked to stop, has saved its state and is resumed by the same command."""
+
+
+def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
+  """Returns mesh, data, task and optimizer of `config`.
+
+  Args:
+    sources: data made by an earlier stage, by the name that the config calls it.
+
+  Raises: UserError for every mistake that can be known before compiling.
+  """
+  placement = inputs.placement(config)
+  inputs.check_batches(config, placement)
+  examples = inputs.training(config, sources)
+  splits = dict.fromkeys((config.data.validation_split, config.data.test_split))
+  total_steps = inputs.total_steps(config, examples)
+  task = tasks.create(
+    config,
+    placement,
+    num_classes=examples.num_classes,
+    step_batch=examples.batch_size // config.accumulate,
+  )
+  schedule = inputs.schedule(config, examples, total_steps)
+  return Ready(
+    placement=placement,
+    examples=examples,
+    splits={split: inputs.evaluation(config, split) for split in splits},
+    task=task,
+    schedule=schedule,
+    optimizer=inputs.optimizer(config, schedule, task),
+    total_steps=total_steps,
+  )
 
 
 def train(
@@ -58,6 +103,7 @@ def train(
   workdir: str | pathlib.Path,
   *,
   name: str = "training",
+  sources: Sources = _NO_SOURCES,
   frozen: PyTree = (),
   initial: PyTree | None = None,
 ) -> Result:
@@ -65,7 +111,7 @@ def train(
 
   Args:
     config: as `configuration.base()`. workdir: holds checkpoints, metrics and events.
-    name: what the progress line calls the run.
+    name: what the progress line calls the run. sources: see `prepare`.
     frozen: arrays the task needs beside its variables, whole and equal in every process.
     initial: variables to start from instead of fresh ones, as host arrays or on any mesh.
 
@@ -75,67 +121,41 @@ def train(
   """
   # 1. Set-up and logging.
   started = time.perf_counter()
-  main_process = jax.process_index() == 0
   workdir = pathlib.Path(workdir)
+  main_process = jax.process_index() == 0
   if main_process:
     configuration.claim_workdir(workdir, config)
-  log = events.Events(workdir)
+  log = events.Events(workdir, active=main_process)
 
-  # 2. Mesh.
-  placement = inputs.placement(config)
+  # 2. to 4. Mesh, input, model and optimizer shapes.
+  ready = prepare(config, sources)
+  placement, examples, task, total = (
+    ready.placement,
+    ready.examples,
+    ready.task,
+    ready.total_steps,
+  )
 
-  # 3. Input.
-  examples = inputs.training(config)
-  batch_size = examples.batch_size
-  inputs.check_batches(config, placement, batch_size)
-  validation = inputs.evaluation(config, config.data.validation_split)
-  total_steps = schedules.total_steps(config.train, examples.steps_per_epoch)
-
-  # 4. Model and optimizer, as shapes.
-  task = tasks.create(
-    config,
-    placement,
-    num_classes=examples.num_classes,
-    step_batch=batch_size // config.accumulate,
-  )
-  schedule = schedules.create(
-    config.schedule,
-    total_steps=total_steps,
-    steps_per_epoch=examples.steps_per_epoch,
-    batch_size=config.batch_size,
-  )
-  abstract_variables = task.abstract()
-  optimizer = optimizers.create(
-    config.optimizer,
-    schedule,
-    params=abstract_variables["params"],
-    frozen=inputs.frozen_paths(config, abstract_variables["params"]),
-  )
+  # 5. Shard and initialise (what is fresh is drawn in 7., when nothing is there to restore).
   average = config.ema.decay > 0
-
-  # 5. Shard and initialise.
-  abstract = state.create(abstract_variables, optimizer, seed=config.seed, average=average)
+  abstract = state.create(task.abstract(), ready.optimizer, seed=config.seed, average=average)
   shardings = placement.state(abstract)
-  abstract = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
-  )
+  abstract = state.placed(abstract, shardings)
   frozen = placement.put(frozen, placement.state(frozen))
 
   # 6. Update step.
   update = step.create(
     task,
-    optimizer,
+    ready.optimizer,
     placement,
-    batch_size=batch_size,
+    batch_size=examples.batch_size,
+    schedule=ready.schedule,
     accumulate=config.accumulate,
+    coupled_weight_decay=optimizers.coupled_weight_decay(config.optimizer),
     ema_decay=config.ema.decay,
   )
-  with log.timed("compile", program="update"):
-    compiled = step.compile_update(
-      update, placement, abstract, frozen, examples.abstract_batch(placement)
-    )
 
-  # 7. Restore: own workdir, then given variables, then from scratch.
+  # 7. Restore: own workdir, then the given variables, then from scratch.
   saver = checkpoints.Checkpoints(
     workdir / "checkpoints",
     keep=config.checkpoint.keep,
@@ -144,111 +164,87 @@ def train(
   )
   if saver.latest() is None:
     variables = task.init(config.seed) if initial is None else jax.device_get(initial)
-    fresh = state.create(variables, optimizer, seed=config.seed, average=average)
+    fresh = state.create(variables, ready.optimizer, seed=config.seed, average=average)
     current, first = placement.put(fresh, shardings), 0
-    logging.info("%s starts from %s.", name, "fresh" if initial is None else "given variables")
+    logging.info("%s starts from %s.", name, "scratch" if initial is None else "given variables")
   else:
-    with log.timed("restore"):
+    with log.span("restore"):
       current, first, _ = saver.restore(abstract)
     log.add("restart", 0.0, step=first)
-    logging.info("%s resumes at step %d of %d.", name, first, total_steps)
-  start = state.position(current)
+    logging.info("%s resumes at step %d of %d.", name, first, total)
 
   # 8. Evaluators.
   predictor = evaluator.Predictor(task, placement, batch_size=config.eval_batch_size)
 
-  def evaluate(split: str, source: data.Source) -> dict[str, float]:
-    with log.timed("evaluate", split=split):
-      return predictor.evaluate(current.evaluated(), source, inputs.evaluation_transform(config))
+  def evaluate(split: str) -> dict[str, float]:
+    with bar.paused("evaluation"), log.span("eval", step=now, split=split):
+      figures = predictor.evaluate(current.evaluated(), *ready.splits[split])
+    writer.scalars(now, {f"{split}/{key}": value for key, value in figures.items()})
+    return figures
+
+  def healthy_or_stop(unhealthy: int | None) -> None:
+    if unhealthy is not None:
+      gradient = step.gradients(task, placement, accumulate=config.accumulate)
+      raise accidents.non_finite(workdir, unhealthy, current, examples, gradient, placement, frozen)
+
+  def save(figures: dict[str, float] | None) -> None:
+    healthy_or_stop(meter.unhealthy())
+    with bar.paused("checkpoint"), log.span("checkpoint", step=now):
+      saver.save(now, current, metrics=figures)
 
   # 9. Loop.
-  writer = writers.Writer(workdir, tensorboard=config.tensorboard) if main_process else None
-  if writer is not None:
-    writer.truncate_after(first)
-  every = {
-    "evaluate": schedules.steps(config.evaluation, "every", total_steps, examples.steps_per_epoch),
-    "save": schedules.steps(config.checkpoint, "every", total_steps, examples.steps_per_epoch),
-    "log": config.log_every_steps,
-  }
-  pending: collections.deque = collections.deque()
-  window: list[dict[str, Any]] = []
-  latest: dict[str, float] = {}
-  host = data.train_batches(
-    examples.stream,
-    batch_size,
-    start=start,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    workers=config.data.workers,
-    threads=config.data.threads,
-  )
-  stop = _StopSignal()
+  now, figures = first, {}
+  meter = meters.Meter(examples.batch_size)
+  every_save = inputs.every(config.checkpoint, "config.checkpoint", examples, total)
+  every_evaluation = inputs.every(config.evaluation, "config.evaluation", examples, total)
   with (
-    stop,
-    data.place(host, placement.mesh) as batches,
-    progress.Progress(total_steps, name, initial=first) as bar,
+    writers.Writer(workdir, tensorboard=config.tensorboard, active=main_process) as writer,
+    inputs.batches(config, placement, examples, state.position(current)) as batches,
+    progress.Progress(total, name, start=first, active=main_process) as bar,
+    signals.StopSignal() as stop,
     jax.transfer_guard("disallow"),
   ):
-    now = first
-    window_start, window_wait = time.perf_counter(), batches.waited
-
-    def check_finite(limit: int) -> None:
-      while len(pending) > limit:
-        number, healthy = pending.popleft()
-        if not jax.device_get(healthy):
-          accident = accidents.describe(step.gradients(task, placement), current, frozen, batch)
-          raise errors.UserError(accidents.keep(workdir, saver, current, accident))
-
-    def save(figures: dict[str, float] | None = None) -> None:
-      check_finite(0)
-      with log.timed("checkpoint", step=now):
-        saver.save(now, current, metrics=figures)
-
-    while now < total_steps:
+    writer.truncate_after(first)
+    if now < total:
+      with log.span("compile", program="update"):
+        compiled = step.compile_update(
+          update, placement, abstract, frozen, examples.abstract_batch(placement)
+        )
+      meter.start(batches.waited)
+    while now < total:
       if stop.requested(now):
-        save()
+        save(None)
         saver.close()
-        raise Stopped(f"{name} stopped at step {now} of {total_steps}; the same command resumes.")
+        raise Stopped(f"{name} stopped at step {now} of {total}; the same command resumes it.")
       batch = next(batches)
       current, metrics = compiled(current, frozen, batch)
       now += 1
-      window.append(metrics)
-      pending.append((now, metrics["finite"][0]))
-      check_finite(_RUN_AHEAD)
-
-      last = now == total_steps
-      if now % every["log"] == 0 or last:
-        check_finite(0)
-        seconds = time.perf_counter() - window_start
-        waited = batches.waited - window_wait
-        latest = {f"train/{k}": v for k, v in _means(jax.device_get(window)).items()}
-        latest["images_per_second"] = len(window) * batch_size / seconds
-        latest["input_wait"] = waited / seconds
-        log.add("step", seconds - waited, steps=len(window))
-        log.add("input_wait", waited)
-        if writer is not None:
-          writer.scalars(now, latest)
-        bar.update(now, examples=len(window) * batch_size, waited=waited, **_shown(latest))
-        window = []
-        window_start, window_wait = time.perf_counter(), batches.waited
-      figures = None
-      if now % every["evaluate"] == 0 or last:
-        check_finite(0)
-        figures = evaluate(config.data.validation_split, validation)
-        if writer is not None:
-          writer.scalars(now, {f"validation/{k}": v for k, v in figures.items()})
-      if now % every["save"] == 0 or last:
-        save(figures)
-      if figures is not None or now % every["save"] == 0:
-        window_start, window_wait = time.perf_counter(), batches.waited
+      healthy_or_stop(meter.add(now, metrics))
+      last = now == total
+      if last or now % config.log_every_steps == 0:
+        healthy_or_stop(meter.unhealthy())
+        steps, logged = meter.steps, meter.flush(batches.waited)
+        writer.scalars(now, logged)
+        waited = logged["seconds"] * logged["input_wait"]
+        log.add("step", logged["seconds"] - waited, step=now, steps=steps)
+        log.add("input_wait", waited, step=now)
+        bar.update(
+          now,
+          images=steps * examples.batch_size,
+          input_wait=waited,
+          values={"loss": logged["train/loss"], "top-1": logged["train/top1"]},
+        )
+      validated = None
+      if last or now % every_evaluation == 0:
+        healthy_or_stop(meter.unhealthy())
+        validated = evaluate(config.data.validation_split)
+      if last or now % every_save == 0:
+        save(validated)
+      if validated is not None or now % every_save == 0:
+        meter.start(batches.waited)  # what was done beside training is not the steps' time
+    for split in ready.splits:
+      figures[split] = evaluate(split)
 
   # 10. Shut-down.
-  figures = {}
-  for split in dict.fromkeys((config.data.validation_split, config.data.test_split)):
-    source = inputs.evaluation(config, split)
-    figures[split] = evaluate(split, source)
-  if writer is not None:
-    writer.scalars(now, {f"{s}/{k}": v for s in figures for k, v in figures[s].items()})
-    writer.close()
   saver.close()
   return Result(figures, now, time.perf_counter() - started, current.evaluated())

@@ -78,3 +78,10 @@ def select(keep: Bool[Array, ""], new: TrainState, old: TrainState) -> TrainStat
 def position(state: TrainState) -> int:
   """Returns the number of examples drawn, as a Python integer."""
   return streams.integer(jax.device_get(state.position))
+
+
+def placed(abstract: PyTree, shardings: PyTree) -> PyTree:
+  """Returns shapes that know where they live, as compiling and restoring take them."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+  )

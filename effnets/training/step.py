@@ -1,4 +1,4 @@
-"""One update: batch to gradient to state, the same function on every mesh and in both executions."""
+"""One update, from batch to gradient to state: the same function on every mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from effnets import parallel, streams
 from effnets.tasks import base
-from effnets.training import averaging, state
+from effnets.training import averaging, optimizers, state
 
 Batch = dict[str, Array]
 Update = Callable[
@@ -27,6 +27,7 @@ def create(
   batch_size: int,
   schedule: optax.Schedule,
   accumulate: int = 1,
+  coupled_weight_decay: float = 0.0,
   ema_decay: float = 0.0,
 ) -> Update:
   """Returns `update(state, frozen, batch) -> (state, metrics)`; not yet compiled.
@@ -36,6 +37,8 @@ def create(
     batch_size: global examples of a step; the position advances by it.
     schedule: step -> learning rate; only to report it.
     accumulate: the batch is worked off in this many equal parts, one after the other.
+    coupled_weight_decay: factor of 0.5 * |v|^2 over decayed weights, added to the loss that is
+      differentiated; the loss that is reported is without it.
     ema_decay: of the averaged variables, if the state has any.
 
   `metrics` are (sum, count) pairs over the whole batch. A loss or gradient that is not finite
@@ -47,12 +50,14 @@ def create(
     loss, grads, model_state, metrics = gradient(
       placement.gather(old.params), old.model_state, frozen, batch, old.seed, old.step
     )
+    if coupled_weight_decay:
+      grads = optimizers.add_coupled_decay(grads, old.params, coupled_weight_decay)
     norm = optax.global_norm(grads)
     updates, opt = optimizer.update(grads, old.opt, old.params)
     params = optax.apply_updates(old.params, updates)
     ema = old.ema
     if ema is not None:
-      ema = averaging.update(ema, {"params": params, **model_state}, old.step, ema_decay)
+      ema = averaging.update(ema, {"params": params, **model_state}, old.step, decay=ema_decay)
     new = old.replace(
       step=old.step + 1,
       position=streams.advance(old.position, batch_size),
@@ -77,7 +82,7 @@ def create(
 def gradients(
   task: base.Task, placement: parallel.Placement, *, accumulate: int = 1
 ) -> Callable[..., tuple[Array, PyTree, PyTree, dict[str, tuple[Array, Array]]]]:
-  """Returns `f(params, model_state, frozen, batch, seed, step) -> (loss, grads, state, metrics)`."""
+  """Returns f(params, model_state, frozen, batch, seed, step) -> loss, grads, state, metrics."""
 
   def part(params, model_state, frozen, batch, root, step):
     def loss_fn(params):
