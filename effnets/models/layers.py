@@ -193,13 +193,13 @@ class Squeeze:
 
   ratio: bottleneck width relative to `of`, the block's `input` or its `expanded` channels.
   divisor: 1 truncates the width (EfficientNet, MnasNet); 8 rounds it as filters are rounded
-    (MobileNetV3). activation: of the bottleneck. gate: of the excitation.
+    (MobileNetV3). activation: of the bottleneck, None for the block's. gate: of the excitation.
   """
 
   ratio: float = 0.25
   of: str = "input"
   divisor: int = 1
-  activation: str = "swish"
+  activation: str | None = None
   gate: str = "sigmoid"
 
   def width(self, inputs: int, expanded: int) -> int:
