@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import blocks, counting, efficientnet
+from effnets.models import blocks, counting
 
 # name: params, without the dense layer, norm scales and shifts, {size: MAdds}. From the official
 # code by way of three independent counters; l0 and l1 from the published widths.
