@@ -166,10 +166,7 @@ def _equalize(pixels, inputs):
   index = jnp.arange(3 * 256)
   table = jnp.zeros(3 * 256, jnp.int32).at[index].set(values.reshape(-1), unique_indices=True)
   return _join(
-    [
-      table.at[levels + 256 * c].get(mode="promise_in_bounds")
-      for c, levels in enumerate(channels)
-    ]
+    [table.at[levels + 256 * c].get(mode="promise_in_bounds") for c, levels in enumerate(channels)]
   )
 
 

@@ -281,9 +281,7 @@ def _map(pixels, draws, table, fill):
 
   def augment(example):
     picture, drawn = example
-    inputs = _inputs(
-      drawn.index, drawn.sign, drawn.centre, picture.shape, values, signed, fill
-    )
+    inputs = _inputs(drawn.index, drawn.sign, drawn.centre, picture.shape, values, signed, fill)
     branches = jnp.asarray(branch)[drawn.index]
 
     def layer(n, picture):
