@@ -31,6 +31,15 @@ class Row:
   skip: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A network before scaling: channels of the first and the last convolution, stages between."""
+
+  stem: int
+  rows: tuple[Row, ...]
+  head: int
+
+
 def round_filters(filters: int, width: float) -> int:
   """Returns `filters * width` rounded to a multiple of 8, never more than a tenth below.
 
@@ -49,16 +58,20 @@ def round_repeats(repeats: int, depth: float) -> int:
   return math.ceil(depth * repeats)
 
 
-def scale(rows: Sequence[Row], *, width: float = 1.0, depth: float = 1.0) -> tuple[Row, ...]:
-  """Returns the table with channels and repeats scaled; kernels, strides and ratios stay."""
-  return tuple(
+def scale(table: Table, *, width: float = 1.0, depth: float = 1.0) -> Table:
+  """Returns `table` with channels and repeats scaled; kernels, strides and ratios stay.
+
+  Source: Tan and Le 2019, section 3.3; stem and head have one layer at any depth.
+  """
+  rows = tuple(
     dataclasses.replace(
       row,
       channels=round_filters(row.channels, width),
       repeats=round_repeats(row.repeats, depth),
     )
-    for row in rows
+    for row in table.rows
   )
+  return Table(round_filters(table.stem, width), rows, round_filters(table.head, width))
 
 
 def unroll(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -109,7 +122,7 @@ class MBConv(nn.Module):
     if row.squeeze is not None:
       y = layers.SqueezeExcite(
         row.squeeze.width(inputs, expanded),
-        row.squeeze.activation,
+        row.squeeze.activation or row.activation,
         row.squeeze.gate,
         settings,
         name="squeeze",

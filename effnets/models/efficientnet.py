@@ -7,6 +7,7 @@ for 32-pixel images.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from effnets.models import blocks, layers, network, registry
 _SE = layers.Squeeze(0.25)
 
 #            op       kernel stride expand channels repeats
-B0 = (
+_B0_ROWS = (
   blocks.Row("mbconv", 3, 1, 1, 16, 1, _SE),
   blocks.Row("mbconv", 3, 2, 6, 24, 2, _SE),
   blocks.Row("mbconv", 5, 2, 6, 40, 2, _SE),
@@ -26,13 +27,16 @@ B0 = (
   blocks.Row("mbconv", 3, 1, 6, 320, 1, _SE),
 )
 
-# Three halvings, so that 32 pixels end as 4; as wide as keeps an epoch of a thousand in a second.
-TINY = (
+# Three halvings, so that 32 pixels end as 4.
+_TINY_ROWS = (
   blocks.Row("mbconv", 3, 1, 1, 16, 1, _SE),
   blocks.Row("mbconv", 3, 2, 4, 24, 2, _SE),
   blocks.Row("mbconv", 5, 2, 4, 40, 2, _SE),
   blocks.Row("mbconv", 3, 1, 4, 64, 1, _SE),
 )
+
+B0 = blocks.Table(32, _B0_ROWS, 1280)
+TINY = blocks.Table(16, _TINY_ROWS, 128)
 
 
 def small_strides(rows: Sequence[blocks.Row]) -> tuple[blocks.Row, ...]:
@@ -60,7 +64,7 @@ class Member:
   dropout_rate: float
   params: int
   madds: float
-  paper: str | None = "1905.11946"
+  paper: str | None
   paper_params: float | None = None
   paper_madds: float | None = None
   paper_top1: float | None = None
@@ -92,11 +96,9 @@ TINY_MEMBERS = {
 
 
 def efficientnet(
+  table: blocks.Table = B0,
   *,
   num_classes: int = 1000,
-  rows: Sequence[blocks.Row] = B0,
-  stem: int = 32,
-  head: int = 1280,
   width: float = 1.0,
   depth: float = 1.0,
   image_size: int = 224,
@@ -116,22 +118,22 @@ def efficientnet(
   """Returns an EfficientNet.
 
   Args:
-    rows, stem, head: the table before scaling.
+    table: the network at width and depth 1.
     width: factor of all channels, which are then rounded to multiples of 8.
     depth: factor of all repeats, rounded up. small_images: see `small_strides`.
-    activation: of every convolution but the squeezes'. The others: see `network.Network`.
+    activation: of the whole network. The others: see `network.Network`.
   Raises: UserError for impossible values.
   """
   for key, value in (("width", width), ("depth", depth)):
-    if value <= 0:
+    if not 0 < value < math.inf:
       raise errors.UserError(f"config.model.{key}={value!r} should be above 0, such as 1.0.")
-  scaled = blocks.scale(rows, width=width, depth=depth)
-  scaled = tuple(dataclasses.replace(row, activation=activation) for row in scaled)
+  table = blocks.scale(table, width=width, depth=depth)
+  rows = tuple(dataclasses.replace(row, activation=activation) for row in table.rows)
   return network.check(
     network.Network(
-      rows=small_strides(scaled) if small_images else scaled,
-      stem=blocks.round_filters(stem, width),
-      head=blocks.round_filters(head, width),
+      rows=small_strides(rows) if small_images else rows,
+      stem=table.stem,
+      head=table.head,
       num_classes=num_classes,
       image_size=image_size,
       dropout_rate=dropout_rate,
@@ -149,14 +151,14 @@ def efficientnet(
   )
 
 
-def _register(name: str, member: Member, **table: Any) -> None:
+def _register(name: str, member: Member, table: blocks.Table, *, crop_padding: int) -> None:
   build = functools.partial(
     efficientnet,
+    table,
     width=member.width,
     depth=member.depth,
     image_size=member.image_size,
     dropout_rate=member.dropout_rate,
-    **table,
   )
   own = {f.name: getattr(member, f.name) for f in dataclasses.fields(Member)}
   known = {key: value for key, value in own.items() if key not in ("width", "depth")}
@@ -165,13 +167,13 @@ def _register(name: str, member: Member, **table: Any) -> None:
       name=f"efficientnet_{name}",
       build=build,
       drop_path_rate=0.2,
-      crop_padding=0 if table else 32,
+      crop_padding=crop_padding,
       **known,
     )
   )
 
 
 for _name, _member in MEMBERS.items():
-  _register(_name, _member)
+  _register(_name, _member, B0, crop_padding=32)
 for _name, _member in TINY_MEMBERS.items():
-  _register(_name, _member, rows=TINY, stem=16, head=128)
+  _register(_name, _member, TINY, crop_padding=0)

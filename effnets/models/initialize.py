@@ -78,35 +78,35 @@ class Constant(Initializer):
     return jnp.full(shape, self.value, dtype)
 
 
-def _noting(module: nn.Module) -> bool:
-  return module.is_initializing() and module.is_mutable_collection(_NOTES)
+def _noted(
+  module: nn.Module, collection: str, name: str, *, initializer: Initializer, shape: Sequence[int]
+) -> bool:
+  """Returns whether `init` traces the module; then the leaf exists now, and a note beside it.
 
-
-def _note(
-  module: nn.Module, collection: str, name: str, initializer: Initializer
-) -> Callable[..., Array]:
-  """Returns what linen shall call, after leaving a note where `init` reads it."""
-  if not _noting(module):
-    return initializer
+  Only its shape matters there; a key and a draw per leaf would take longer than the network.
+  """
+  if not (module.is_initializing() and module.is_mutable_collection(_NOTES)):
+    return False
   module.put_variable(_NOTES, f"{collection}:{name}", initializer)
-  # Only the shape matters here; tracing a generator per leaf would take longer than the network.
-  return lambda key, shape, dtype: jnp.zeros(shape, dtype)
+  module.put_variable(collection, name, jnp.zeros(shape, jnp.float32))
+  return True
 
 
 def parameter(
   module: nn.Module, name: str, initializer: Initializer, shape: Sequence[int]
 ) -> Float[Array, "*s"]:
   """Returns the float32 parameter `name` of `module`, declared with its initialiser."""
-  made = _note(module, "params", name, initializer)
-  return module.param(name, made, tuple(shape), jnp.float32)
+  if _noted(module, "params", name, initializer=initializer, shape=shape):
+    return module.get_variable("params", name)
+  return module.param(name, initializer, tuple(shape), jnp.float32)
 
 
 def state(
   module: nn.Module, collection: str, name: str, *, initializer: Initializer, shape: Sequence[int]
 ) -> nn.Variable:
   """Returns the float32 variable `name` of `module` in `collection`, which training may write."""
-  made = _note(module, collection, name, initializer)
-  return module.variable(collection, name, made, None, tuple(shape), jnp.float32)
+  _noted(module, collection, name, initializer=initializer, shape=shape)
+  return module.variable(collection, name, initializer, None, tuple(shape), jnp.float32)
 
 
 def leaf_path(collection: str, *names: str) -> str:

@@ -124,10 +124,14 @@ def normalize(
   """
   factor = jax.lax.rsqrt(variance + epsilon) * scale
   shift = bias - mean * factor
-  groups, ones = mean.shape[0], (1,) * (x.ndim - 2)
-  y = x.reshape(groups, x.shape[0] // groups, *x.shape[1:]).astype(jnp.float32)
-  y = y * factor.reshape(groups, 1, *ones, -1) + shift.reshape(groups, 1, *ones, -1)
-  return ACTIVATIONS[activation](y.reshape(x.shape).astype(x.dtype))
+  y, groups = x.astype(jnp.float32), mean.shape[0]
+  if groups == 1:
+    y = y * factor[0] + shift[0]
+  else:
+    apart = (groups, 1, *(1,) * (x.ndim - 2), -1)
+    y = y.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+    y = (y * factor.reshape(apart) + shift.reshape(apart)).reshape(x.shape)
+  return ACTIVATIONS[activation](y.astype(x.dtype))
 
 
 class BatchNorm(nn.Module):
@@ -193,13 +197,13 @@ class Squeeze:
 
   ratio: bottleneck width relative to `of`, the block's `input` or its `expanded` channels.
   divisor: 1 truncates the width (EfficientNet, MnasNet); 8 rounds it as filters are rounded
-    (MobileNetV3). activation: of the bottleneck. gate: of the excitation.
+    (MobileNetV3). activation: of the bottleneck, None for the block's. gate: of the excitation.
   """
 
   ratio: float = 0.25
   of: str = "input"
   divisor: int = 1
-  activation: str = "swish"
+  activation: str | None = None
   gate: str = "sigmoid"
 
   def width(self, inputs: int, expanded: int) -> int:

@@ -93,6 +93,15 @@ def entry(name: str) -> Entry:
   return _ENTRIES[name]
 
 
+def _same_kind(key: str, value: Any, default: Any) -> bool:
+  """Returns whether `value` can stand where `default` does."""
+  if key == "dtype":  # given by its name or by itself
+    return True
+  if isinstance(default, bool) or isinstance(value, bool):
+    return isinstance(value, bool) and isinstance(default, bool)
+  return isinstance(value, int | float if isinstance(default, float) else type(default))
+
+
 def create(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Module:
   """Returns the module of the model `name`.
 
@@ -100,13 +109,19 @@ def create(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Module:
   Raises: UserError for an unknown name or override, or an impossible value, naming the config key.
   """
   found = entry(name)
-  settings = found.settings()
-  for key, value in overrides.items():
+  settings = {**found.settings(), "num_classes": 1000}
+  for key, value in {**overrides, "num_classes": num_classes}.items():
     if key not in settings:
       close = errors.nearest(key, settings)
       nearest = f" Nearest: {', '.join(map(repr, close))}." if close else ""
       raise errors.UserError(
         f"config.model.{key}={value!r}: {key!r} is not a setting of {name}.{nearest} "
         f"Valid: {', '.join(sorted(settings))}."
+      )
+    if not _same_kind(key, value, settings[key]):
+      default = settings[key]
+      raise errors.UserError(
+        f"config.model.{key}={value!r} should be of type {type(default).__name__}, "
+        f"such as {default!r}."
       )
   return found.build(num_classes=num_classes, **overrides)
