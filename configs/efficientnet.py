@@ -2,8 +2,8 @@
 
 `configs/efficientnet.py`: the smallest member on 1,200 handwritten digits, about a minute on two
 CPU cores, over 95 % of the test digits right.
-`configs/efficientnet.py:b0` (to `b8`, `l2`): the paper's ImageNet recipe for that member, 350 epochs
-at batch 2048 on a TPU pod slice; top-1 as the zoo lists it.
+`configs/efficientnet.py:b0` (to `b8`, `l2`): the paper's ImageNet recipe for that member, 350
+epochs at batch 2048 on a TPU pod slice; the paper's top-1 for b0 is 77.1 %, for b7 84.3 %.
 `batch_size=`, `seed=` set the two that change most.
 """
 

@@ -3,9 +3,9 @@
 `configs/noisy_student.py`: 100 labelled and 1,100 unlabelled handwritten digits, a tiny teacher and
 two students, with the controls; about five minutes on two CPU cores. Each student should beat the
 teacher on the test digits.
-`configs/noisy_student.py:imagenet`: the paper's run, B7 -> L2 -> L2 -> L2 on ImageNet and a large
-unlabelled set of pictures (`unlabelled=NAME`, any TFDS name or `folder:PATH`), the last one made fit
-for 800 pixels. TPU pods; days.
+`configs/noisy_student.py:imagenet,unlabelled=NAME`: the paper's run, B7 -> L2 -> L2 -> L2 on
+ImageNet and a large unlabelled set of pictures (any TFDS name or `folder:PATH`), the last one made
+fit for 800 pixels. TPU pods; days; 88.4 % in the paper.
 `configs/noisy_student.py:seed=3` draws everything anew.
 """
 

@@ -4,7 +4,7 @@ from effnets.training import plots as plots
 from effnets.training import progress as progress
 from effnets.training import results as results
 from effnets.training.evaluator import Predictor as Predictor
-from effnets.training.inputs import evaluation as evaluation_source
+from effnets.training.inputs import evaluation as evaluation
 from effnets.training.loop import Result as Result
 from effnets.training.loop import Stopped as Stopped
 from effnets.training.loop import prepare as prepare
