@@ -51,6 +51,7 @@ def _digits(config):
       "finetune": {},
       "labels": {
         "source": "digits",
+        "options": {},
         "split": "unlabelled",
         "kind": "soft",
         "min_confidence": 0.3,
@@ -114,7 +115,8 @@ def _imagenet(config, unlabelled):
         "train": {"epochs": 1.5},
       },
       "labels": {
-        "source": unlabelled or "imagenet2012_unlabelled",
+        "source": unlabelled,
+        "options": {},
         "split": "train",
         "kind": "soft",
         "min_confidence": 0.3,

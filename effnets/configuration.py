@@ -13,7 +13,6 @@ from effnets import errors
 # What a restart of the same run may change: where and how it runs, not what it computes.
 FREE_KEYS = (
   "checkpoint",
-  "data.dir",
   "data.threads",
   "data.workers",
   "execution",
@@ -85,7 +84,7 @@ def base() -> ml_collections.ConfigDict:
   config.data = ml_collections.ConfigDict(
     {
       "source": "digits",
-      "dir": "",  # of prepared TFDS data; empty is TFDS's own default
+      "options": {},  # of the source, such as `data_dir` of TFDS or `labels` of digits
       "train_split": "train",
       "validation_split": "validation",
       "test_split": "test",
@@ -96,7 +95,13 @@ def base() -> ml_collections.ConfigDict:
       "threads": 4,
       "workers": 0,  # processes that decode; 0 uses threads only
       # A second source in every batch; `ratio` of its examples per example of the first.
-      "unlabelled": {"source": "", "split": "unlabelled", "ratio": 0.0, "weight": 0.0},
+      "unlabelled": {
+        "source": "",
+        "options": {},
+        "split": "unlabelled",
+        "ratio": 0.0,
+        "weight": 0.0,  # of its mean loss; 0 is `ratio`, as the papers' code has it
+      },
     }
   )
   config.augment = ml_collections.ConfigDict(
@@ -126,7 +131,7 @@ def base() -> ml_collections.ConfigDict:
   config.batch_norm = ml_collections.ConfigDict({"group": "local"})  # local, global or images
   config.batch_size = 64  # labelled examples per step, over all devices
   config.eval_batch_size = 256
-  config.train = ml_collections.ConfigDict({"steps": 0, "epochs": 0.0})  # exactly one
+  config.train = ml_collections.ConfigDict({"steps": 0, "epochs": 0.0})  # exactly one is not 0
   config.accumulate = 1
   config.optimizer = ml_collections.ConfigDict()
   config.schedule = ml_collections.ConfigDict()
@@ -140,7 +145,9 @@ def base() -> ml_collections.ConfigDict:
   config.checkpoint = ml_collections.ConfigDict(
     {"every_percent": 20.0, "keep": 2, "best_metric": "top1", "best_mode": "max"}
   )
-  config.evaluation = ml_collections.ConfigDict({"every_percent": 20.0})
+  config.evaluation = ml_collections.ConfigDict(
+    {"every_percent": 20.0, "checkpoint": "last"}  # which one `--mode=evaluate` takes, or best
+  )
   config.log_every_steps = 20
   config.tensorboard = True
   return config

@@ -30,8 +30,9 @@ def evaluate(config: Any, workdir: str) -> None:
   predictor = training.Predictor(trained.task, trained.placement, batch_size=config.eval_batch_size)
   figures = {}
   for split in dict.fromkeys((config.data.validation_split, config.data.test_split)):
-    source = training.evaluation_source(config, split)
-    figures[split] = predictor.evaluate(trained.variables, *source)
+    source = training.inputs.evaluation(config, split)
+    transform = training.inputs.evaluation_transform(config, source)
+    figures[split] = predictor.evaluate(trained.variables, source, transform)
   if jax.process_index():
     return
   (path / "evaluation.json").write_text(

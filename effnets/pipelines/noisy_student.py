@@ -184,9 +184,7 @@ def _unlabelled(config: Any) -> data.Source:
   labels = config.pipeline.labels
   if labels.kind not in KINDS:
     raise errors.unknown("config.pipeline.labels.kind", labels.kind, "a kind of label", KINDS)
-  stage = ml_collections.ConfigDict(config)
-  stage.data.source = labels.source or config.data.source
-  return training.evaluation_source(stage, labels.split)
+  return data.open_source(labels.source, labels.split, options=labels.options.to_dict())
 
 
 def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib.Path) -> Labels:
@@ -196,7 +194,7 @@ def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib
   resolution. The set holds every kept picture as often as balancing wants it.
   """
   settings = config.pipeline.labels
-  if not data.records.exists(folder):
+  if data.records.read_manifest(folder) is None:
     probabilities = training.results.probabilities(teacher.config, teacher.variables, unlabelled)
     selection = pseudo_labels.select(
       probabilities,
@@ -209,7 +207,7 @@ def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib
       data.records.write(
         folder,
         pseudo_labels.examples(unlabelled, probabilities, selection, soft=settings.kind == "soft"),
-        provenance={
+        {
           "teacher": teacher.name,
           "teacher_figures": teacher.figures,
           "source": unlabelled.name,
@@ -217,6 +215,7 @@ def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib
           "seed": config.seed,
           "figures": pseudo_labels.figures(selection),
         },
+        class_names=unlabelled.class_names,
       )
     multihost_utils.sync_global_devices(f"labels of {teacher.name}")
   source = data.open_source(f"records:{folder}", "all")

@@ -132,7 +132,7 @@ def examples(
     example = {
       "image": source[int(index)]["image"],
       "label": np.int32(label),
-      "index": np.int64(index),
+      "source_index": np.int64(index),
     }
     if soft:
       example["probabilities"] = np.asarray(probabilities[index], np.float32)

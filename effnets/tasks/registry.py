@@ -93,13 +93,23 @@ def _classification(
     num_classes=num_classes,
     mean=entry.mean,
     std=entry.std,
-    policy=augment.create(config.augment.to_dict()),
+    policy=_policy(config.augment.to_dict()),
     label_smoothing=task.label_smoothing,
     temperature=task.temperature,
     mixup=task.mixup,
     mixup_group=task.mixup_group,
     dtype=jnp.dtype(config.model.dtype),
   )
+
+
+def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
+  """Returns the device-side augmentation; None if nothing is switched on."""
+  if not settings["randaugment"]["layers"]:
+    settings["randaugment"] = None
+  if not any(settings.get(name) for name in ("crop", "flip", "shift", "randaugment")):
+    augment.create(settings)  # for its checks
+    return None
+  return augment.create(settings)
 
 
 _TASKS = {"classification": _classification}

@@ -62,22 +62,66 @@ def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
     sources: data made by an earlier stage, by the name that the config calls it.
   """
   labelled, unlabelled = configuration.step_batch(config)
-  source = _open(config, config.data.source, config.data.train_split, sources)
-  stream = _stream(config, source, "labelled")
+  source = _open(config.data, config.data.train_split, sources)
+  stream = _stream(config, source, "")
   if unlabelled:
     more = config.data.unlabelled
-    other = _open(config, more.source, more.split, sources)
+    other = _open(more, more.split, sources)
     stream = data.Mixture(
       [stream, _stream(config, other, "unlabelled")],
       counts=[labelled, unlabelled],
       weights=[1.0, more.weight or more.ratio],
+      max_unreadable=config.data.max_unreadable,
     )
   return Training(stream, labelled + unlabelled, labelled, len(source), source.num_classes)
 
 
 def evaluation(config: Any, split: str) -> data.Source:
   """Returns the source of an evaluation split of the labelled data."""
-  return _open(config, config.data.source, split, {})
+  return _open(config.data, split, {})
+
+
+def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
+  """Returns what brings the pictures of `source` to the model's size, always in the same way."""
+  size = config.data.image_size
+  if source.image_size == size:
+    return None
+  return data.decode.CentreCrop(size, config.data.crop_padding if source.image_size is None else 0)
+
+
+def batches(
+  config: Any, placement: parallel.Placement, examples: Training, start: int
+) -> data.batches.Placed:
+  """Returns the training batches on the mesh from position `start` on, read ahead."""
+  host = data.train_batches(
+    examples.stream,
+    examples.batch_size,
+    start=start,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    workers=config.data.workers,
+    threads=config.data.threads,
+  )
+  return data.place(host, placement.mesh)
+
+
+def _open(settings: Any, split: str, sources: Mapping[str, data.Source]) -> data.Source:
+  if settings.source in sources:
+    return sources[settings.source]
+  return data.open_source(settings.source, split, options=settings.options.to_dict())
+
+
+def _stream(config: Any, source: data.Source, name: str) -> data.Stream:
+  transform = evaluation_transform(config, source)
+  if config.data.random_crop and source.image_size is None:
+    transform = data.decode.RandomCrop(config.data.image_size, padding=config.data.crop_padding)
+  return data.Stream(
+    source,
+    seed=config.seed,
+    name=name,
+    transform=transform,
+    max_unreadable=config.data.max_unreadable,
+  )
 
 
 def check_batches(config: Any, placement: parallel.Placement) -> None:
@@ -126,7 +170,7 @@ def total_steps(config: Any, examples: Training) -> int:
 
 def every(settings: Any, key: str, examples: Training, total: int) -> int:
   """Returns the period in steps, at least 1, of `every_steps`, `every_epochs` and so on."""
-  given = {name: value for name, value in settings.items() if value}
+  given = {name: v for name, v in settings.items() if name.startswith("every_") and v}
   period = schedules.steps(given, "every", **_units(examples), total_steps=total, key=key)
   return max(1, period)
 

@@ -178,7 +178,9 @@ def train(
 
   def evaluate(split: str) -> dict[str, float]:
     with bar.paused("evaluation"), log.span("eval", step=now, split=split):
-      figures = predictor.evaluate(current.evaluated(), *ready.splits[split])
+      source = ready.splits[split]
+      transform = inputs.evaluation_transform(config, source)
+      figures = predictor.evaluate(current.evaluated(), source, transform)
     writer.scalars(now, {f"{split}/{key}": value for key, value in figures.items()})
     return figures
 

@@ -184,9 +184,7 @@ def test_same_key_same_result_other_key_other_result(augmented):
 def test_shard_map_equals_one_device(augmented, shape):
   mesh = Mesh(np.array(jax.devices()[:8]).reshape(shape), ("data", "fsdp"))
   spec = P(("data", "fsdp"))
-  mapped = jax.shard_map(
-    _POLICY, mesh=mesh, in_specs=(spec, spec), out_specs=spec, check_vma=False
-  )
+  mapped = jax.shard_map(_POLICY, mesh=mesh, in_specs=(spec, spec), out_specs=spec, check_vma=False)
   np.testing.assert_array_equal(jax.jit(mapped)(_images(), _keys(_BATCH)), augmented)
 
 
