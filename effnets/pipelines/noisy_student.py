@@ -36,12 +36,17 @@ PSEUDO_LABELS = "pseudo_labels"
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One training of the pipeline. figures: split -> figures. variables: those that evaluate."""
+  """One training of the pipeline.
+
+  figures: split -> figures. variables: those that evaluate. earlier: seconds that it took in
+  another start of the pipeline, 0 if it was trained in this one.
+  """
 
   name: str
   config: ml_collections.ConfigDict
   figures: dict[str, dict[str, float]]
   variables: PyTree
+  earlier: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +71,6 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   if jax.process_index() == 0:
     configuration.claim_workdir(path, config)
   stages = stage_configs(config)
-  for name, stage in stages.items():
-    training.check(stage, key=f"stage {name}")
-
   unlabelled = _unlabelled(config)
   for name, stage in stages.items():
     with errors.context(f"stage {name}"):
@@ -93,7 +95,8 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   if "finetune" in stages:
     finetuned = _train("finetune", stages["finetune"], path, initial=last.variables)
 
-  seconds = time.perf_counter() - started + (training.results.read(path) or {}).get("seconds", 0.0)
+  everyone = [teacher, *students, *controls.values(), *([finetuned] if finetuned else [])]
+  seconds = time.perf_counter() - started + sum(stage.earlier for stage in everyone)
   result = {
     "teacher": _summary(teacher),
     "students": [dict(_summary(s), labels=labels[s.name].figures) for s in students],
@@ -104,7 +107,6 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   }
   training.results.write(path, result)
   if jax.process_index() == 0:
-    everyone = [teacher, *students, *controls.values(), *([finetuned] if finetuned else [])]
     training.plots.curves(
       {s.name: path / s.name / "metrics.jsonl" for s in everyone}, path / "plots" / "curves.png"
     )
@@ -166,7 +168,7 @@ def _train(
   finished = training.results.read(folder)
   if finished is not None:
     variables = training.results.restore(config, folder).variables
-    return Stage(name, config, finished["figures"], variables)
+    return Stage(name, config, finished["figures"], variables, finished["seconds"])
   result = training.train(
     config,
     folder,

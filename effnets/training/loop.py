@@ -177,7 +177,7 @@ def train(
   predictor = evaluator.Predictor(task, placement, batch_size=config.eval_batch_size)
 
   def evaluate(split: str) -> dict[str, float]:
-    with bar.paused("evaluation"), log.span("eval", step=now, split=split):
+    with bar.paused("evaluation"), meter.paused(), log.span("eval", step=now, split=split):
       source = ready.splits[split]
       transform = inputs.evaluation_transform(config, source)
       figures = predictor.evaluate(current.evaluated(), source, transform)
@@ -191,7 +191,7 @@ def train(
 
   def save(figures: dict[str, float] | None) -> None:
     healthy_or_stop(meter.unhealthy())
-    with bar.paused("checkpoint"), log.span("checkpoint", step=now):
+    with bar.paused("checkpoint"), meter.paused(), log.span("checkpoint", step=now):
       saver.save(now, current, metrics=figures)
 
   # 9. Loop.
@@ -242,10 +242,11 @@ def train(
         validated = evaluate(config.data.validation_split)
       if last or now % every_save == 0:
         save(validated)
-      if validated is not None or now % every_save == 0:
-        meter.start(batches.waited)  # what was done beside training is not the steps' time
+      if last:
+        figures[config.data.validation_split] = validated
     for split in ready.splits:
-      figures[split] = evaluate(split)
+      if split not in figures:
+        figures[split] = evaluate(split)
 
   # 10. Shut-down.
   saver.close()

@@ -1,7 +1,9 @@
 """Metrics of steps that are still running: kept on the device until asked for."""
 
 import collections
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -29,6 +31,15 @@ class Meter:
   def start(self, waited: float) -> None:
     """Starts a new window of time. waited: seconds spent on input since the loop began."""
     self._started, self._waited = time.perf_counter(), waited
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Leaves the block's time out of the window's."""
+    before = time.perf_counter()
+    try:
+      yield
+    finally:
+      self._started += time.perf_counter() - before
 
   def add(self, step: int, metrics: Metrics) -> int | None:
     """Takes the metrics of `step`, which may still run; returns as `unhealthy`."""
