@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from effnets import errors, streams
 from effnets.data import batches, decode, sources
@@ -90,12 +91,28 @@ def test_resuming_with_another_batch_size_goes_on_where_it_was():
   )
 
 
-def test_worker_processes_change_nothing():
-  source = sources.open_source("digits", "train")
-  stream = stream_lib.Stream(source, seed=4, transform=decode.RandomCrop(24))
+def test_worker_processes_change_nothing(tmp_path):
+  for i in range(40):
+    path = tmp_path / "train" / "ab"[i % 2] / f"{i:02}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((9, 12 + i, 3), 6 * i, np.uint8)).save(path)
+  path.write_bytes(b"damaged")
   settings = {"start": 7, "process_index": 1, "process_count": 2}
-  there = _take(batches.train_batches(stream, 140, **settings), 5)
-  _equal(_take(batches.train_batches(stream, 140, workers=2, threads=1, **settings), 5), there)
+
+  def read(**how):
+    stream = stream_lib.Stream(
+      sources.open_source(f"folder:{tmp_path}", "train"),
+      seed=4,
+      transform=decode.RandomCrop(24),
+      max_unreadable=0.2,
+    )
+    taken = _take(batches.train_batches(stream, 140, **how, **settings), 5)
+    return taken, (stream.tally.reads, stream.tally.failed, stream.tally.names)
+
+  there, tally = read()
+  again, counted = read(workers=2, threads=1)
+  _equal(again, there)
+  assert counted == tally and tally[1] > 0 and list(tally[2]) == [f"{path} (no known image format)"]
 
 
 @pytest.mark.parametrize("count, size, hosts", [(37, 8, 1), (37, 8, 4), (64, 64, 2), (3, 8, 4)])
