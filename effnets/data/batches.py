@@ -160,7 +160,7 @@ def eval_batches(
   cuts = _cuts(local)
   chunks = _EvalChunks(source, transform, batch_size, process_index * local, cuts)
   shape = _image_shape(source, transform)
-  tally = stream_lib.Tally(source.name, limit=max_unreadable, after=min(100, size))
+  tally = stream_lib.Tally(source.name, size=size, limit=max_unreadable)
 
   def assemble(t: int, parts: list[dict[str, Any]]) -> Batch:
     index = t * batch_size + process_index * local + np.arange(local)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import PIL
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -35,6 +36,9 @@ def image(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
         grey = np.clip(np.asarray(picture).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, -1)
       return np.asarray(picture.convert("RGB"))
+  except PIL.UnidentifiedImageError as error:
+    # Its own text holds an address in memory: the same file would get a new name each time.
+    raise sources.Unreadable(f"{name} (no known image format)") from error
   except Exception as error:  # PIL raises nearly every kind of exception for a damaged file.
     raise sources.Unreadable(f"{name} ({type(error).__name__}: {error})") from error
 

@@ -22,6 +22,9 @@ from effnets.data import decode, draws, sources
 # walks long cycles (250 us at 100 examples, 5 ms at 2), and a sorted permutation costs nothing.
 _LARGE = 2**16
 
+# Fewer reads say nothing about a share of 1 %; as many failures in a row say that nothing works.
+_JUDGED_AFTER = 100
+
 
 class Read(NamedTuple):
   """One position read: the example, or None if too many in a row failed; what failed on the way."""
@@ -53,13 +56,20 @@ class Tally:
   Safe to share between threads.
   """
 
-  def __init__(self, name: str, *, limit: float = 0.01, after: int = 100):
-    """Counts for the source `name`; `limit`: the share allowed, judged from `after` reads on."""
+  def __init__(self, name: str, *, size: int, limit: float = 0.01):
+    """Counts for the source `name` of `size` examples; `limit`: the share of failures allowed.
+
+    Judged from 100 reads on (or `size`, if less; at once with limit 0). Until `size` reads the
+    failures met are a sample, and three standard errors more than the share are let pass: a set
+    with half the share allowed must not be stopped by two damaged files among the first hundred.
+    Raises: errors.UserError if `limit` is not in [0, 1].
+    """
     if not 0 <= limit <= 1:
       raise errors.UserError(f"config.data.max_unreadable={limit!r} must be a share from 0 to 1.")
     self.name = name
+    self.size = size
     self.limit = limit
-    self.after = after
+    self.after = min(_JUDGED_AFTER, size) if limit else 0
     self.reads = 0
     self.failed = 0
     self.names: dict[str, int] = {}
@@ -76,7 +86,10 @@ class Tally:
       fresh = [f for f in dict.fromkeys(failures) if f not in self.names]
       for failure in failures:
         self.names[failure] = self.names.get(failure, 0) + 1
-      many = self.reads >= self.after and self.failed > self.limit * self.reads
+      allowed = self.limit * self.reads
+      if self.reads < self.size:
+        allowed += 3 * math.sqrt(allowed)
+      many = self.reads >= self.after and self.failed > allowed
     for failure in fresh:
       logging.warning("Unreadable example of %s: %s", self.name, failure)
     if many:
@@ -133,13 +146,13 @@ class Stream:
       raise ValueError(f"images of {source.name} differ in size: give a transform from decode.")
     self.source = source
     self.num_classes = source.num_classes
-    self.tally = Tally(source.name, limit=max_unreadable)
+    self.tally = Tally(source.name, size=len(source), limit=max_unreadable)
     self._seed = seed
     self._shuffle = shuffle
     self._transform = transform
     self._prefix = f"{name}/" if name else ""
     # Long enough to meet every example once whatever epoch it starts in, if the source is small.
-    self._attempts = min(2 * len(source), self.tally.after)
+    self._attempts = min(2 * len(source), _JUDGED_AFTER)
 
   def index(self, position: int) -> int:
     """Returns which example of the source stands at `position`, in O(1)."""
@@ -225,7 +238,9 @@ class Mixture:
     self.num_classes = classes.pop()
     self.period = sum(counts)
     names = ", ".join(part.tally.name for part in parts)
-    self.tally = Tally(names, limit=max_unreadable)
+    # Reads after which every part has met all its examples.
+    epochs = (-(-part.tally.size // count) for part, count in zip(parts, counts, strict=True))
+    self.tally = Tally(names, size=max(epochs) * self.period, limit=max_unreadable)
     self._parts = tuple(parts)
     self._counts = tuple(int(c) for c in counts)
     self._weights = tuple(
