@@ -177,7 +177,8 @@ class Progress:
   def _report(self, now):
     parts = []
     if self.images_per_second:
-      parts.append(f"{_figures(self.images_per_second)} images/s")
+      rate = self.images_per_second
+      parts.append(f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.1f} images/s")
     parts += [f"{name} {_figures(value)}" for name, value in self._values.items()]
     if self.input_wait_share is not None:
       parts.append(f"input wait {100 * self.input_wait_share:.0f}%")
@@ -233,8 +234,6 @@ def _figures(value):
     return str(value)
   if abs(value) >= 1000:
     return f"{value:,.0f}"
-  if value == int(value) and abs(value) >= 10:
-    return f"{value:.0f}"
   if value != 0 and abs(value) < 1e-3:
     return f"{value:.3g}"
   decimals = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1

@@ -185,11 +185,17 @@ def damages(path):
 
 
 def test_whatever_file_is_damaged_nothing_wrong_is_restored(directory, tmp_path, warnings):
-  """Each file of the newest checkpoint, damaged in four ways: it comes back right or not at all."""
+  """Each file of the newest checkpoint, damaged in some way: it comes back right or not at all."""
   outcomes = set()
   relative = [f.relative_to(directory) for f in (directory / "3").rglob("*") if f.is_file()]
   for index, name in enumerate(relative):
-    for kind in ("flip", "cut", "empty", "gone"):
+    every = ("flip", "cut", "empty", "gone")
+    # All four ways for the two files that matter most, two in turn for the others.
+    important = name in (
+      pathlib.Path("3/meta/metadata"),
+      data_file(directory, 3).relative_to(directory),
+    )
+    for kind in every if important else ("flip", every[1 + index % 3]):
       copy = tmp_path / f"{index}_{kind}"
       shutil.copytree(directory, copy)
       dict(damages(copy / name))[kind]()
