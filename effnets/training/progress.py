@@ -68,12 +68,11 @@ class Progress:
   def __enter__(self):
     self._began = self._clock()
     if self._live:
-      self._bar = rich.progress.Progress(
+      self._bar = _TwoLines(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(bar_width=None),
         rich.progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         rich.progress.TextColumn("{task.percentage:.0f}%", style="progress.percentage"),
-        rich.progress.TextColumn("{task.fields[report]}"),
         console=self._console,
         expand=True,
       )
@@ -188,6 +187,15 @@ class Progress:
     if self.seconds_left is not None:
       parts.append(f"{duration(self.seconds_left)} left")
     return parts
+
+
+class _TwoLines(rich.progress.Progress):
+  """The bar on one line and the figures below it, so that neither is cut on a narrow terminal."""
+
+  def get_renderables(self):
+    yield self.make_tasks_table(self.tasks)
+    for task in self.tasks:
+      yield rich.text.Text("  " + task.fields["report"])
 
 
 def duration(seconds: float) -> str:
