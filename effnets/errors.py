@@ -1,7 +1,8 @@
 """The one kind of error that is the user's to mend, and the words it is said in."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -39,3 +40,12 @@ def unknown(
   elif options and (not close or len(options) > len(close)):
     parts.append("Valid: " + ", ".join(repr(o) for o in options) + ".")
   return UserError(" ".join(parts))
+
+
+@contextlib.contextmanager
+def context(where: str) -> Iterator[None]:
+  """Puts `where: ` before the message of a UserError that is raised inside."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from error

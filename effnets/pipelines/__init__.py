@@ -1,1 +1,3 @@
 """Experiments of several stages."""
+
+from effnets.pipelines.registry import run as run

@@ -97,6 +97,15 @@ def coupled_weight_decay(config: Mapping[str, Any], *, key: str = "config.optimi
   return float(values["weight_decay"]) if values["weight_decay_kind"] == "coupled" else 0.0
 
 
+def add_coupled_decay(
+  grads: PyTree, params: PyTree, factor: float, *, rule: Rule = decayed
+) -> PyTree:
+  """Returns the gradients of the loss plus `factor * 0.5 * |v|^2` over the weights of `rule`."""
+  return jax.tree.map(
+    lambda g, v, decays: g + factor * v if decays else g, grads, params, mask(params, rule)
+  )
+
+
 def create(
   config: Mapping[str, Any],
   schedule: optax.Schedule,

@@ -1,0 +1,64 @@
+"""What a run says and keeps when its loss stops being finite."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from effnets import errors, parallel
+from effnets.training import inputs, state
+
+
+def first_non_finite(
+  gradient: Callable[..., Any], current: state.TrainState, frozen: PyTree, batch: PyTree
+) -> str:
+  """Returns the name of the first tensor that is not finite, in the order a step makes them.
+
+  Looks at the weights, then computes the step's loss, batch moments and gradients once more.
+  """
+  _, grads, model_state, metrics = jax.jit(gradient)(
+    current.params, current.model_state, frozen, batch, current.seed, current.step
+  )
+  for kind, tree in (
+    ("weight", current.params),
+    ("batch moment", model_state),
+    ("metric", metrics),
+    ("gradient", grads),
+  ):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(jax.device_get(leaf)).all():
+        return f"the {kind} {parallel.path_name(path)}"
+  return "none when computed once more"
+
+
+def non_finite(
+  workdir: pathlib.Path,
+  step: int,
+  current: state.TrainState,
+  examples: inputs.Training,
+  gradient: Callable[..., Any],
+  placement: parallel.Placement,
+  frozen: PyTree,
+) -> errors.UserError:
+  """Returns the error of a loss or gradient that was not finite at `step`.
+
+  Writes the examples of that step to `non_finite_batch.npz`. `current` is the state before it,
+  since updates after the accident changed nothing.
+  """
+  start = state.position(current)
+  batch = [examples.stream[start + i] for i in range(examples.batch_size)]
+  host = {name: np.stack([example[name] for example in batch]) for name in batch[0]}
+  if jax.process_index() == 0:
+    np.savez_compressed(workdir / "non_finite_batch.npz", **host)
+  with jax.transfer_guard("allow"):
+    placed = placement.put(host, jax.tree.map(lambda _: placement.batch, host))
+    name = first_non_finite(gradient, current, frozen, placed)
+  return errors.UserError(
+    f"the loss or its gradient is not finite at step {step} (examples {start} to "
+    f"{start + examples.batch_size - 1} of the stream); first tensor that is not: {name}. The "
+    f"batch is in {workdir / 'non_finite_batch.npz'}, the last checkpoint is whole. Lower "
+    "config.optimizer.learning_rate or set config.optimizer.clip_norm, in a new workdir."
+  )
