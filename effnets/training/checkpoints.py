@@ -165,9 +165,11 @@ class Checkpoints:
       content, reason = self._attempt(lambda c=candidate: self._read_meta(c))
       if reason is None:
         self._check_same_leaves(candidate, content["leaves"], abstract_state)
-        state, reason = self._attempt(
-          lambda c=candidate, m=content: self._read_state(c, m, abstract_state)
-        )
+        state, reason = self._attempt(lambda c=candidate: self._read_state(c, abstract_state))
+      if reason is None:
+        # Outside the attempt, as it communicates: every process is here or none is.
+        wrong = fingerprints.differing(content["fingerprints"], fingerprints.of(state))
+        reason = f"the data of {_listed(wrong)} differ from what was saved" if wrong else None
       if reason is None:
         if damaged and not self._read_only:
           self._set_aside(damaged)
@@ -208,7 +210,10 @@ class Checkpoints:
     return {*sorted(steps)[-self._keep :], self._best(steps)}
 
   def _attempt(self, read):
-    """Returns (result, None), or (None, reason) if `read` failed on any process."""
+    """Returns (result, None), or (None, reason) if `read` failed on any process.
+
+    `read` must not communicate: it may have failed on the others.
+    """
     result, reason = None, None
     try:
       result = read()
@@ -228,16 +233,22 @@ class Checkpoints:
       raise ValueError(f"{path} does not match its checksum")
     return stored["content"]
 
-  def _read_state(self, step, content, abstract_state):
+  def _read_state(self, step, abstract_state):
     target = jax.tree.map(_with_sharding, abstract_state)
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_nested(target)))
-    )["state"]
-    state = _unnested(restored, target)
-    wrong = fingerprints.differing(content["fingerprints"], fingerprints.of(state))
-    if wrong:
-      raise ValueError(f"the data of {_listed(wrong)} differ from what was saved")
-    return state
+    # Each process by itself: damage to what one of them reads would leave the others waiting for it
+    # inside the manager's own `restore`.
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=jax.process_index(),
+      active_processes={jax.process_index()},
+      barrier_sync_key_prefix=f"restore_{jax.process_index()}",
+    )
+    with ocp.Checkpointer(
+      ocp.StandardCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+    ) as reader:
+      restored = reader.restore(
+        self.directory / str(step) / "state", args=ocp.args.StandardRestore(_nested(target))
+      )
+    return _unnested(restored, target)
 
   def _check_same_leaves(self, step, saved, abstract_state):
     here = {

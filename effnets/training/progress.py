@@ -68,12 +68,11 @@ class Progress:
   def __enter__(self):
     self._began = self._clock()
     if self._live:
-      self._bar = rich.progress.Progress(
+      self._bar = _TwoLines(
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(bar_width=None),
         rich.progress.TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         rich.progress.TextColumn("{task.percentage:.0f}%", style="progress.percentage"),
-        rich.progress.TextColumn("{task.fields[report]}"),
         console=self._console,
         expand=True,
       )
@@ -177,7 +176,8 @@ class Progress:
   def _report(self, now):
     parts = []
     if self.images_per_second:
-      parts.append(f"{_figures(self.images_per_second)} images/s")
+      rate = self.images_per_second
+      parts.append(f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.1f} images/s")
     parts += [f"{name} {_figures(value)}" for name, value in self._values.items()]
     if self.input_wait_share is not None:
       parts.append(f"input wait {100 * self.input_wait_share:.0f}%")
@@ -187,6 +187,15 @@ class Progress:
     if self.seconds_left is not None:
       parts.append(f"{duration(self.seconds_left)} left")
     return parts
+
+
+class _TwoLines(rich.progress.Progress):
+  """The bar on one line and the figures below it, so that neither is cut on a narrow terminal."""
+
+  def get_renderables(self):
+    yield self.make_tasks_table(self.tasks)
+    for task in self.tasks:
+      yield rich.text.Text("  " + task.fields["report"])
 
 
 def duration(seconds: float) -> str:
@@ -233,8 +242,6 @@ def _figures(value):
     return str(value)
   if abs(value) >= 1000:
     return f"{value:,.0f}"
-  if value == int(value) and abs(value) >= 10:
-    return f"{value:.0f}"
   if value != 0 and abs(value) < 1e-3:
     return f"{value:.3g}"
   decimals = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1

@@ -152,7 +152,7 @@ def create(
 
   Args:
     config: `name` and the fields above, durations with their unit (`warmup_epochs=5`).
-    learning_rate: the peak, see `scaled`. total_steps: length of the run.
+    learning_rate: the peak, see `scaled`, of `config.optimizer`. total_steps: length of the run.
     steps_per_epoch: examples per epoch over batch size, not rounded. batch_size: global.
     key: how messages call `config`.
   Raises: UserError for an unknown name or field, a missing or doubled duration, a bad value.
@@ -171,6 +171,10 @@ def create(
   context = dict(
     steps_per_epoch=steps_per_epoch, batch_size=batch_size, total_steps=total_steps, key=key
   )
+  if not isinstance(learning_rate, (int, float)) or not 0 <= learning_rate < math.inf:
+    raise errors.UserError(
+      f"config.optimizer.learning_rate={learning_rate!r} should be a number of at least 0."
+    )
   peak = float(learning_rate)
   warmup = steps(config, "warmup", default=0, **context)
   start = warmup if values["decay_after_warmup"] else 0

@@ -227,3 +227,16 @@ def test_frozen_prefix_that_covers_nothing():
   tx = optimizers.create({"name": "sgd", "frozen": ["stem_3"]}, lambda step: 0.1)
   with pytest.raises(errors.UserError, match=r"config.optimizer.frozen='stem_3' .*'stem_2'"):
     jax.eval_shape(tx.init, PARAMS)
+
+
+def test_coupled_decay_is_the_gradient_of_the_loss_term():
+  def term(params):
+    weights = [
+      params["stem"]["conv"]["kernel"],
+      params["stem_2"]["kernel"],
+      *params["head"].values(),
+    ]
+    return 0.3 * sum(0.5 * jnp.sum(w**2) for w in weights)
+
+  expected = jax.tree.map(jnp.add, GRADS, jax.grad(term)(PARAMS))
+  check(optimizers.add_coupled_decay(GRADS, PARAMS, 0.3), expected)

@@ -69,8 +69,9 @@ def test_lines_are_limited_but_the_last_is_written():
   assert steps == ["1", "4", "7", "9"]
 
 
-def test_live_bar_on_a_terminal():
-  clock, console = Clock(), recorded(terminal=True)
+@pytest.mark.parametrize("width", [72, 120])
+def test_live_bar_on_a_terminal(width):
+  clock, console = Clock(), recorded(terminal=True, width=width)
   handler = logging.get_absl_handler().python_handler
   before = handler.stream
   with progress.Progress(10, "student [1]", console=console, clock=clock) as bar:
@@ -81,8 +82,9 @@ def test_live_bar_on_a_terminal():
   assert handler.stream is before
   text = console.file.getvalue()
   assert "student [1]" in text and "a line [above] it" in text
-  last = [line for line in text.splitlines() if "3/10" in line][-1]
-  assert "1,400 images/s, loss 0.123, input wait 0%, 0:00:03 left" in last
+  # The figures have a line of their own, uncut whatever the width.
+  figures = "1,400 images/s, loss 0.123, input wait 0%, 0:00:03 left"
+  assert re.search(rf"student \[1\] \S+ +3/10 30%\s*\n  {figures}", text)
 
 
 def test_inactive_says_nothing():

@@ -184,3 +184,9 @@ def test_create_errors(config, message):
   with pytest.raises(errors.UserError) as caught:
     schedules.create(config, learning_rate=1.0, total_steps=100, steps_per_epoch=10)
   assert re.search(message, str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf"), "0.1", None])
+def test_bad_learning_rates(rate):
+  with pytest.raises(errors.UserError, match=r"config.optimizer.learning_rate=.* at least 0"):
+    schedules.create({"name": "constant"}, learning_rate=rate, total_steps=9, steps_per_epoch=1)
