@@ -36,7 +36,11 @@ def _mapping(key: str, value: Any, options) -> dict[str, Any]:
   settings = {name: value[name] for name in value.keys()}
   for name in settings:
     if name not in options:
-      raise errors.unknown(f"{key}.{name}", settings[name], "a setting", options)
+      close = "".join(f" Nearest: {key}.{near}." for near in errors.nearest(name, options, 1))
+      raise errors.UserError(
+        f"{key}.{name}={settings[name]!r} is not a setting.{close} "
+        f"Valid keys: {', '.join(sorted(options))}."
+      )
   return settings
 
 

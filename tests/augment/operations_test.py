@@ -79,9 +79,9 @@ def test_check_values():
 
 
 def test_sharpness_below_one_is_within_one_level():
-  # The reference sums nine rounded float32 products, so where the 3x3 sum is a multiple of 13 its
-  # level depends on the order and fusion of the additions. Ours divides the whole number 13-fold
-  # sum, so the CRC 0xc0eb34df (sum 97892) cannot be met everywhere.
+  # The reference adds nine float32 products, so where the weighted sum is a multiple of 13 the
+  # result depends on the order and the fusion of its additions. Ours divides a whole number, so it
+  # gives the exact level there and misses the reference's CRC, 0xc0eb34df.
   image = _check_image()
   result = _apply("sharpness", image, 0.1)
   assert abs(int(result.sum()) - 97892) <= 4
@@ -245,7 +245,7 @@ def test_cutout_alone_is_in_the_middle():
 def test_one_argument_for_each_image():
   images = np.stack([_noise(16, 16, seed) for seed in range(3)])
   arguments = np.array([-20.0, 0.0, 55.0], np.float32)
-  together = np.asarray(augment.apply("rotate", images, arguments))
+  together = np.asarray(_jitted("rotate", images, arguments))
   for image, argument, result in zip(images, arguments, together, strict=True):
     np.testing.assert_array_equal(result, _apply("rotate", image, argument))
 

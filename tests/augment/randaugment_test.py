@@ -180,9 +180,8 @@ def test_same_key_same_result_other_key_other_result(augmented):
   assert np.mean((other != augmented).any((1, 2, 3))) > 0.9
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (4, 2)])
-def test_shard_map_equals_one_device(augmented, shape):
-  mesh = Mesh(np.array(jax.devices()[:8]).reshape(shape), ("data", "fsdp"))
+def test_shard_map_equals_one_device(augmented):
+  mesh = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("data", "fsdp"))
   spec = P(("data", "fsdp"))
   mapped = jax.shard_map(_POLICY, mesh=mesh, in_specs=(spec, spec), out_specs=spec, check_vma=False)
   np.testing.assert_array_equal(jax.jit(mapped)(_images(), _keys(_BATCH)), augmented)
@@ -190,7 +189,7 @@ def test_shard_map_equals_one_device(augmented, shape):
 
 @pytest.mark.parametrize(
   ("layers", "magnitude", "operations"),
-  [(1, 0, "paper14"), (3, 31, "code16"), (2, 28.5, ("rotate", "rotate", "contrast"))],
+  [(3, 31, "code16"), (1, 28.5, ("rotate", "rotate", "contrast"))],
 )
 def test_extreme_settings(layers, magnitude, operations):
   policy = randaugment.RandAugment(
