@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _digits(config):
-  config.data.update({"source": "digits", "train_split": "train", "image_size": 32})
+  config.data.update({"source": "digits", "image_size": 32})
   config.augment.shift = 2
   config.model.update({"name": "efficientnet_tiny"})
   config.model.momentum = 0.9
@@ -52,9 +52,7 @@ def _imagenet(config, member):
   config.data.update(
     {
       "source": "imagenet2012",
-      "train_split": "train",
-      "validation_split": "validation",
-      "test_split": "validation",
+      "split": {"train": "train", "validation": "validation", "test": "validation"},
       "image_size": entry.image_size,
       "workers": 16,
     }

@@ -27,7 +27,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _digits(config):
-  config.data.update({"source": "digits", "train_split": "labelled", "image_size": 32})
+  config.data.update({"source": "digits", "image_size": 32})
+  config.data.split.train = "labelled"
   config.data.unlabelled.update({"source": "pseudo_labels", "ratio": 3.0})
   config.augment.shift = 2
   config.augment.randaugment.update(
@@ -67,9 +68,7 @@ def _imagenet(config, unlabelled):
   config.data.update(
     {
       "source": "imagenet2012",
-      "train_split": "train",
-      "validation_split": "validation",
-      "test_split": "validation",
+      "split": {"train": "train", "validation": "validation", "test": "validation"},
       "image_size": 475,
       "workers": 16,
     }

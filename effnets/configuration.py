@@ -85,9 +85,7 @@ def base() -> ml_collections.ConfigDict:
     {
       "source": "digits",
       "options": {},  # of the source, such as `data_dir` of TFDS or `labels` of digits
-      "train_split": "train",
-      "validation_split": "validation",
-      "test_split": "test",
+      "split": {"train": "train", "validation": "validation", "test": "test"},
       "image_size": 32,
       "crop_padding": 32,  # evaluation crop: size / (size + crop_padding) of the shorter side
       "random_crop": True,  # inception-style crop where the host decodes pictures

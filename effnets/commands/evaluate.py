@@ -29,7 +29,7 @@ def evaluate(config: Any, workdir: str) -> None:
   trained = training.results.restore(config, path, best=which == "best")
   predictor = training.Predictor(trained.task, trained.placement, batch_size=config.eval_batch_size)
   figures = {}
-  for split in dict.fromkeys((config.data.validation_split, config.data.test_split)):
+  for split in dict.fromkeys((config.data.split.validation, config.data.split.test)):
     source = training.inputs.evaluation(config, split)
     transform = training.inputs.evaluation_transform(config, source)
     figures[split] = predictor.evaluate(trained.variables, source, transform)

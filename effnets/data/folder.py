@@ -56,7 +56,7 @@ def open_split(
   root = pathlib.Path(argument).expanduser()
   if not root.is_dir():
     raise errors.UserError(
-      f"{key}.name='folder:{argument}': there is no folder {root.absolute()}; "
+      f"{key}.source='folder:{argument}': there is no folder {root.absolute()}; "
       "expected PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
     )
   inner = {name: root / name for name in _folders(root)}
@@ -80,12 +80,12 @@ def open_split(
     labels += [label] * len(found)
   if not paths:
     raise errors.UserError(
-      f"{key}.name='folder:{argument}', split={split!r}: no images in {parent.absolute()}; "
+      f"{key}.source='folder:{argument}', split={split!r}: no images in {parent.absolute()}; "
       f"expected CLASS/IMAGE with one of {', '.join(_SUFFIXES)}."
     )
   if len(classes) < 2:
     raise errors.UserError(
-      f"{key}.name='folder:{argument}', split={split!r}: one class only ({classes[0]!r}); "
+      f"{key}.source='folder:{argument}', split={split!r}: one class only ({classes[0]!r}); "
       "expected one folder per class, at least two."
     )
   name = f"folder:{argument}/{split}"

@@ -135,18 +135,18 @@ class Records:
     manifest = read_manifest(path)
     if manifest is None:
       raise errors.UserError(
-        f"{key}.name={name!r}: no complete data set in {path.absolute()} ({_MANIFEST} is missing "
+        f"{key}.source={name!r}: no complete data set in {path.absolute()} ({_MANIFEST} is missing "
         "or damaged); expected a folder written by effnets.data.records.write."
       )
     data = path / manifest["data"]
     damage = _damage(data, manifest, verify)
     if damage:
       raise errors.UserError(
-        f"{key}.name={name!r} is damaged: {damage}. Delete the folder and write it again."
+        f"{key}.source={name!r} is damaged: {damage}. Delete the folder and write it again."
       )
     if "image" not in manifest["fields"] and images is None:
       raise errors.UserError(
-        f"{key}.name={name!r} holds no images; name the source that its source_index counts in "
+        f"{key}.source={name!r} holds no images; name the source that its source_index counts in "
         f"{key}.options.images and {key}.options.images_split."
       )
     self.name = name
@@ -161,7 +161,7 @@ class Records:
     self._records = array_record_data_source.ArrayRecordDataSource([str(data)])
     if len(self._records) != manifest["count"]:
       raise errors.UserError(
-        f"{key}.name={name!r} is damaged: {len(self._records)} records, expected "
+        f"{key}.source={name!r} is damaged: {len(self._records)} records, expected "
         f"{manifest['count']}. Delete the folder and write it again."
       )
 

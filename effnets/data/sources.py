@@ -75,7 +75,7 @@ def open_source(
     kind, argument = "tfds", name
   elif kind in _WITH_ARGUMENT and not argument:
     what = "a data set's name" if kind == "tfds" else "a path"
-    raise errors.UserError(f"{key}.name={name!r} lacks {what}; write '{kind}:…'.")
+    raise errors.UserError(f"{key}.source={name!r} lacks {what}; write '{kind}:…'.")
   module = importlib.import_module(_KINDS[kind])
   return module.open_split(argument, split, options=dict(options or {}), key=key)
 

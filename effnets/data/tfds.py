@@ -89,11 +89,11 @@ def open_split(
         "https://www.tensorflow.org/datasets/catalog/overview",
       ) from error
     raise errors.UserError(
-      f"{key}.name={argument!r}: TFDS cannot open it ({type(error).__name__}: {error})."
+      f"{key}.source={argument!r}: TFDS cannot open it ({type(error).__name__}: {error})."
     ) from error
   if not builder.info.splits:
     raise errors.UserError(
-      f"{key}.name={argument!r} is not prepared in {builder.data_path}. {_how(argument, data_dir)}"
+      f"{key}.source={argument!r} is not prepared in {builder.data_path}. {_how(argument, data_dir)}"
     )
   features = builder.info.features
   image, label = options.get("image", "image"), options.get("label", "label")
@@ -110,7 +110,7 @@ def open_split(
     return Tfds(builder, split, image=image, label=label)
   except NotImplementedError as error:
     raise errors.UserError(
-      f"{key}.name={argument!r} is prepared in {builder.data_path}, but as "
+      f"{key}.source={argument!r} is prepared in {builder.data_path}, but as "
       f"{builder.info.file_format.value}, which has no random access. {_how(argument, data_dir)}"
     ) from error
   except (ValueError, KeyError) as error:

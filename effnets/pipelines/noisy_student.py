@@ -186,7 +186,9 @@ def _unlabelled(config: Any) -> data.Source:
   labels = config.pipeline.labels
   if labels.kind not in KINDS:
     raise errors.unknown("config.pipeline.labels.kind", labels.kind, "a kind of label", KINDS)
-  return data.open_source(labels.source, labels.split, options=labels.options.to_dict())
+  return data.open_source(
+    labels.source, labels.split, options=labels.options.to_dict(), key="config.pipeline.labels"
+  )
 
 
 def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib.Path) -> Labels:
@@ -236,7 +238,7 @@ def _summary(stage: Stage) -> dict[str, Any]:
 
 def _table(result: dict[str, Any], config: Any) -> table.Table:
   """Returns the final table: one row a stage, its gain over the teacher."""
-  split = config.data.test_split
+  split = config.data.split.test
   rows = table.Table(title=f"Noisy Student, {config.data.source}, seed {config.seed}")
   for column in ("stage", "model", "labels", f"{split} top-1", "over teacher", "cross-entropy"):
     rows.add_column(column, justify="left" if column in ("stage", "model") else "right")

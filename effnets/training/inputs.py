@@ -62,11 +62,11 @@ def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
     sources: data made by an earlier stage, by the name that the config calls it.
   """
   labelled, unlabelled = configuration.step_batch(config)
-  source = _open(config.data, config.data.train_split, sources)
+  source = _open("config.data", config.data, config.data.split.train, sources)
   stream = _stream(config, source, "")
   if unlabelled:
     more = config.data.unlabelled
-    other = _open(more, more.split, sources)
+    other = _open("config.data.unlabelled", more, more.split, sources)
     stream = data.Mixture(
       [stream, _stream(config, other, "unlabelled")],
       counts=[labelled, unlabelled],
@@ -78,7 +78,7 @@ def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
 
 def evaluation(config: Any, split: str) -> data.Source:
   """Returns the source of an evaluation split of the labelled data."""
-  return _open(config.data, split, {})
+  return _open("config.data", config.data, split, {})
 
 
 def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
@@ -105,10 +105,10 @@ def batches(
   return data.place(host, placement.mesh)
 
 
-def _open(settings: Any, split: str, sources: Mapping[str, data.Source]) -> data.Source:
+def _open(key: str, settings: Any, split: str, sources: Mapping[str, data.Source]) -> data.Source:
   if settings.source in sources:
     return sources[settings.source]
-  return data.open_source(settings.source, split, options=settings.options.to_dict())
+  return data.open_source(settings.source, split, options=settings.options.to_dict(), key=key)
 
 
 def _stream(config: Any, source: data.Source, name: str) -> data.Stream:

@@ -78,7 +78,7 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
   placement = inputs.placement(config)
   inputs.check_batches(config, placement)
   examples = inputs.training(config, sources)
-  splits = dict.fromkeys((config.data.validation_split, config.data.test_split))
+  splits = dict.fromkeys((config.data.split.validation, config.data.split.test))
   total_steps = inputs.total_steps(config, examples)
   task = tasks.create(
     config,
@@ -239,11 +239,11 @@ def train(
       validated = None
       if last or now % every_evaluation == 0:
         healthy_or_stop(meter.unhealthy())
-        validated = evaluate(config.data.validation_split)
+        validated = evaluate(config.data.split.validation)
       if last or now % every_save == 0:
         save(validated)
       if last:
-        figures[config.data.validation_split] = validated
+        figures[config.data.split.validation] = validated
     for split in ready.splits:
       if split not in figures:
         figures[split] = evaluate(split)

@@ -100,7 +100,9 @@ def test_evaluation_masks_damaged_images(damaged):
 
 
 def test_messages(tmp_path):
-  with pytest.raises(errors.UserError, match=r"config.data.name='folder:.*gone': there is no fold"):
+  with pytest.raises(
+    errors.UserError, match=r"config.data.source='folder:.*gone': there is no fold"
+  ):
     _open(tmp_path / "gone")
   (tmp_path / "train/a").mkdir(parents=True)
   with pytest.raises(errors.UserError, match=r"split='train': no images in .*train"):

@@ -126,7 +126,7 @@ def test_other_damage(tmp_path):
   [
     ("test", {}, r"split='test' is not a split of records. Valid: 'all', 'train'"),
     ("all", {"sfot": 1}, r"options='sfot' .*Nearest: 'soft'"),
-    ("all", {}, r"config.data.name='records:.*': no complete data set in"),
+    ("all", {}, r"config.data.source='records:.*': no complete data set in"),
   ],
 )
 def test_messages(tmp_path, split, options, message):

@@ -94,8 +94,13 @@ def test_slices_broken_images_and_pickling(data_dir):
 @pytest.mark.parametrize(
   "name, split, options, message",
   [
-    ("cifar1O", "train", {}, r"config.data.name='cifar1O' is not a data set. Nearest: .*'cifar10'"),
-    ("digit", "train", {}, r"config.data.name='digit' is not a data set. Nearest: 'digits'"),
+    (
+      "cifar1O",
+      "train",
+      {},
+      r"config.data.source='cifar1O' is not a data set. Nearest: .*'cifar10'",
+    ),
+    ("digit", "train", {}, r"config.data.source='digit' is not a data set. Nearest: 'digits'"),
     ("cifar10", "train", {}, r"'cifar10' is not prepared in .*download_and_prepare\(\)"),
     ("tiny_images", "test", {}, r"config.data.split='test' is not a split .*'train'"),
     ("tiny_images", "train", {"label": "lable"}, r"options.label='lable' .*'label'"),
