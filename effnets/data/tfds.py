@@ -81,7 +81,7 @@ def open_split(
     known = library.list_builders(with_community_datasets=False)
     if base not in known:
       raise errors.unknown(
-        f"{key}.name",
+        f"{key}.source",
         argument,
         "a data set",
         [*known, *sources.kinds()],
@@ -93,7 +93,8 @@ def open_split(
     ) from error
   if not builder.info.splits:
     raise errors.UserError(
-      f"{key}.source={argument!r} is not prepared in {builder.data_path}. {_how(argument, data_dir)}"
+      f"{key}.source={argument!r} is not prepared in {builder.data_path}. "
+      + _how(argument, data_dir)
     )
   features = builder.info.features
   image, label = options.get("image", "image"), options.get("label", "label")

@@ -106,7 +106,7 @@ def test_slices_broken_images_and_pickling(data_dir):
     ("tiny_images", "train", {"label": "lable"}, r"options.label='lable' .*'label'"),
     ("tiny_images", "train", {"label": "image"}, r"options.label='image' .* is no class label"),
     ("tiny_images", "train", {"data_dri": "x"}, r"options='data_dri' .*'data_dir'"),
-    ("folder:", "train", {}, r"name='folder:' lacks a path"),
+    ("folder:", "train", {}, r"source='folder:' lacks a path"),
   ],
 )
 def test_messages(data_dir, name, split, options, message):
