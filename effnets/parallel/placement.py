@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
@@ -125,6 +126,13 @@ class Placement:
       return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     return jax.tree.map(place, tree, shardings)
+
+
+def to_host(tree: PyTree) -> PyTree:
+  """Returns arrays on any mesh as whole host arrays, in every process."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def path_name(path: Sequence[Any]) -> str:

@@ -163,7 +163,7 @@ def train(
     best_mode=config.checkpoint.best_mode,
   )
   if saver.latest() is None:
-    variables = task.init(config.seed) if initial is None else jax.device_get(initial)
+    variables = task.init(config.seed) if initial is None else parallel.to_host(initial)
     fresh = state.create(variables, ready.optimizer, seed=config.seed, average=average)
     current, first = placement.put(fresh, shardings), 0
     logging.info("%s starts from %s.", name, "scratch" if initial is None else "given variables")
@@ -200,6 +200,8 @@ def train(
   every_save = inputs.every(config.checkpoint, "config.checkpoint", examples, total)
   every_evaluation = inputs.every(config.evaluation, "config.evaluation", examples, total)
   with (
+    log,
+    saver,
     writers.Writer(workdir, tensorboard=config.tensorboard, active=main_process) as writer,
     inputs.batches(config, placement, examples, state.position(current)) as batches,
     progress.Progress(total, name, start=first, active=main_process) as bar,
@@ -216,7 +218,6 @@ def train(
     while now < total:
       if stop.requested(now):
         save(None)
-        saver.close()
         raise Stopped(f"{name} stopped at step {now} of {total}; the same command resumes it.")
       batch = next(batches)
       current, metrics = compiled(current, frozen, batch)
@@ -248,6 +249,5 @@ def train(
       if split not in figures:
         figures[split] = evaluate(split)
 
-  # 10. Shut-down.
-  saver.close()
+  # 10. Shut-down: leaving the block above has waited for the last checkpoint.
   return Result(figures, now, time.perf_counter() - started, current.evaluated())
