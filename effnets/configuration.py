@@ -190,8 +190,9 @@ def claim_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict
     raise errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.") from error
   file = path / "config.json"
   if not file.exists():
-    # Event and lock files of a run that died before its first write are not foreign.
-    strangers = sorted(p.name for p in path.iterdir() if p.name not in ("events.jsonl", "tb"))
+    # What a run leaves that died before its first write is not foreign.
+    own = ("events.jsonl", "tb", ".writable", "config.tmp")
+    strangers = sorted(p.name for p in path.iterdir() if p.name not in own)
     if strangers:
       raise errors.UserError(
         f"--workdir={path} is not empty and holds no run of effnets (no config.json; found "

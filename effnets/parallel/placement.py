@@ -129,10 +129,14 @@ class Placement:
 
 
 def to_host(tree: PyTree) -> PyTree:
-  """Returns arrays on any mesh as whole host arrays, in every process."""
-  if jax.process_count() == 1:
-    return jax.device_get(tree)
-  return multihost_utils.process_allgather(tree, tiled=True)
+  """Returns arrays on any mesh, or on the host, as whole host arrays, in every process."""
+
+  def fetch(leaf):
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+      return multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.device_get(leaf)
+
+  return jax.tree.map(fetch, tree)
 
 
 def path_name(path: Sequence[Any]) -> str:

@@ -3,10 +3,16 @@
 import os
 import pathlib
 import warnings
+from collections.abc import Callable
 
 import jax
+import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
+from effnets import errors
+
+_MESSAGE_BYTES = 2048
 _CACHE_WARNING = "Error reading persistent compilation cache entry for "
 
 
@@ -31,6 +37,28 @@ def initialize(
       num_processes or None,
       process_id if process_id >= 0 else None,
     )
+
+
+def on_first(action: Callable[[], object]) -> None:
+  """Calls `action` on process 0 alone, and lets all others wait for it.
+
+  Raises: on every process, the UserError that it raised there: none is left waiting for the others.
+  """
+  error = None
+  if jax.process_index() == 0:
+    try:
+      action()
+    except errors.UserError as raised:
+      error = raised
+  if jax.process_count() > 1:
+    text = np.zeros(_MESSAGE_BYTES, np.uint8)
+    cut = str(error or "").encode()[:_MESSAGE_BYTES]
+    text[: len(cut)] = np.frombuffer(cut, np.uint8)
+    text = multihost_utils.broadcast_one_to_all(text)
+    message = np.asarray(text).tobytes().rstrip(b"\0").decode(errors="ignore")
+    error = error or (errors.UserError(message) if message else None)
+  if error is not None:
+    raise error
 
 
 def use_compilation_cache(cache_dir: str = "") -> pathlib.Path:
