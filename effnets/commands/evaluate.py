@@ -27,7 +27,7 @@ def evaluate(config: Any, workdir: str) -> None:
   if config.pipeline.name:
     config, path = pipelines.last_stage(config, path)
   trained = training.results.restore(config, path, best=which == "best")
-  predictor = training.Predictor(trained.task, trained.placement, batch_size=config.eval_batch_size)
+  predictor = training.evaluator.create(config, trained.task, trained.placement)
   figures = {}
   for split in dict.fromkeys((config.data.split.validation, config.data.split.test)):
     source = training.inputs.evaluation(config, split)

@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from rich import console as rich_console
 from rich import table
 
-from effnets import configuration, data, errors, training
+from effnets import configuration, data, errors, parallel, training
 from effnets.pipelines import pseudo_labels
 
 NO_NOISE = {
@@ -68,13 +68,12 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   """
   started = time.perf_counter()
   path = pathlib.Path(workdir)
-  if jax.process_index() == 0:
-    configuration.claim_workdir(path, config)
   stages = stage_configs(config)
   unlabelled = _unlabelled(config)
   for name, stage in stages.items():
     with errors.context(f"stage {name}"):
       training.prepare(stage, sources={PSEUDO_LABELS: unlabelled})
+  parallel.on_first(lambda: configuration.claim_workdir(path, config))
 
   teacher = _train("teacher", stages["teacher"], path)
   students: list[Stage] = []
