@@ -152,7 +152,8 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
       f"config.{key}={text!r}: this is a section; set its keys, such as --config.{first}=VALUE."
     )
   if inner not in known and not inner_open:
-    raise _unknown(f"config.{prefix}", inner, text, known)
+    options = [k for k in known if not (prefix and k.startswith("pipeline."))]
+    raise _unknown(f"config.{prefix}", inner, text, options)
   if inner_open and text.lower() == "none":
     value = None
   else:
