@@ -57,6 +57,8 @@ def shift(
     raise ValueError(f"mode={mode!r} is none of {PAD_MODES}.")
   if not 0 <= pixels < min(height, width):
     raise ValueError(f"pixels={pixels} is not in [0, {min(height, width) - 1}].")
+  if pixels == 0:
+    return images
   offsets = jax.vmap(lambda key: jax.random.randint(key, (2,), -pixels, pixels + 1))(keys)
 
   def move(image, offset):

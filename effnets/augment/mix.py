@@ -66,8 +66,10 @@ def mixup(
     images = images.astype(jnp.float32)
   if alpha == 0:
     return images, targets
-  m = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
-  m = jnp.maximum(m, 1 - m)
+  # A Beta(alpha, alpha) variable is g / (g + g') of two Gamma(alpha) variables; their logarithms
+  # stay finite where a small alpha would make both underflow, and max(m, 1 - m) folds the sign.
+  logs = jax.vmap(lambda key: jax.random.loggamma(key, alpha, (2,)))(keys)
+  m = jax.nn.sigmoid(jnp.abs(logs[:, 0] - logs[:, 1]))
 
   def mix(values):
     partners = values.reshape(-1, group, *values.shape[1:])[:, ::-1].reshape(values.shape)

@@ -1,6 +1,8 @@
-"""Arithmetic on arrays, without parameters: convolutions and batch moments."""
+"""Arithmetic on arrays, without parameters: convolutions, batch moments, normalisation."""
 
 from effnets.ops.convolution import conv as conv
 from effnets.ops.convolution import resolve_padding as resolve_padding
+from effnets.ops.normalization import ACTIVATIONS as ACTIVATIONS
 from effnets.ops.normalization import Group as Group
 from effnets.ops.normalization import moments as moments
+from effnets.ops.normalization import normalize as normalize

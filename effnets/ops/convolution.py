@@ -1,7 +1,8 @@
-"""Two-dimensional convolution, chosen by shape and platform."""
+"""Two-dimensional convolution, lowered by shape and platform."""
 
-import jax
 from jaxtyping import Array, Float
+
+from effnets.ops import _bilinear, depthwise, pointwise
 
 PADDINGS = ("SAME", "SYMMETRIC", "VALID")
 
@@ -15,6 +16,11 @@ def resolve_padding(
     padding: `SAME` as TensorFlow (output ceil(size / stride), the odd pixel goes to the high side),
       `SYMMETRIC` as PyTorch ((effective kernel - 1) // 2 on both sides) or `VALID` (none).
     size: input pixels. kernel: taps. stride: of the output. dilation: pixels between taps.
+
+  Raises: ValueError if `padding` is none of these.
+
+  >>> resolve_padding("SAME", 224, 3, 2), resolve_padding("SYMMETRIC", 224, 3, 2)
+  ((0, 1), (1, 1))
   """
   effective = (kernel - 1) * dilation + 1
   if padding == "VALID":
@@ -37,17 +43,50 @@ def conv(
   padding: str = "SAME",
   plain: bool = False,
 ) -> Float[Array, "b h2 w2 o"]:
-  """Returns the convolution of `x` with an HWIO kernel (`i = c / groups`)."""
-  del plain
-  pads = [
-    resolve_padding(padding, x.shape[1 + d], kernel.shape[d], stride, dilation) for d in (0, 1)
-  ]
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    pads,
-    rhs_dilation=(dilation, dilation),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=groups,
+  """Returns the convolution of `x` with an HWIO kernel (`i = c / groups`), in the type of `x`.
+
+  A 1x1 kernel becomes a matrix product, a depthwise one (`groups = c = o`) shifted multiply-adds on
+  a CPU; everything else, and every GPU or TPU, XLA's convolution. With `groups > 1` the weight
+  gradient is this package's own, since XLA's is wrong under `jit` on a mesh that leaves an axis
+  idle. Half precision is summed in float32.
+
+  Args:
+    plain: use XLA's convolution with XLA's derivatives whatever the shape. It is the reference, and
+      the only form with forward-mode derivatives (`jvp`, `linearize`, `hessian`) where
+      `groups > 1`. Second derivatives by reverse over reverse do not need it.
+
+  Raises: ValueError if shapes, types or `groups` do not fit each other.
+  """
+  if x.ndim != 4 or kernel.ndim != 4:
+    raise ValueError(f"conv takes NHWC images and an HWIO kernel: {x.shape}, {kernel.shape}.")
+  channels, outputs = x.shape[3], kernel.shape[3]
+  if groups < 1 or channels % groups or outputs % groups or kernel.shape[2] != channels // groups:
+    raise ValueError(
+      f"a kernel of {kernel.shape} in {groups} group(s) does not fit images of {x.shape}: it needs "
+      "the third dimension channels / groups and a fourth that divides by groups."
+    )
+  if x.dtype != kernel.dtype:
+    raise ValueError(f"images are {x.dtype} but the kernel is {kernel.dtype}; cast one of them.")
+  if stride < 1 or dilation < 1:
+    raise ValueError(f"stride={stride} and dilation={dilation} must be at least 1.")
+  size, taps = x.shape[1:3], kernel.shape[:2]
+  geometry = _bilinear.Geometry(
+    size=size,
+    kernel=taps,
+    stride=stride,
+    dilation=dilation,
+    pads=tuple(resolve_padding(padding, size[d], taps[d], stride, dilation) for d in (0, 1)),
   )
+  if min(geometry.output) < 1:
+    raise ValueError(
+      f"padding={padding!r}: a kernel of {taps} with dilation {dilation} exceeds images of {size}."
+    )
+  if plain:
+    return depthwise.xla_convolution(x, kernel, geometry, groups)
+  if groups == 1:
+    if taps == (1, 1):
+      return pointwise.pointwise(x, kernel, stride=stride)
+    return depthwise.xla_convolution(x, kernel, geometry)
+  if groups == channels == outputs:
+    return depthwise.depthwise(x, kernel, geometry=geometry)
+  return depthwise.grouped(x, kernel, groups=groups, geometry=geometry)

@@ -1,6 +1,8 @@
-"""Batch moments over groups of images, the same numbers under `jit` and `shard_map`."""
+"""Batch moments over groups of images, and normalisation with its activation in one pass."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +42,134 @@ def moments(
   if span > 1 and not group.axes:
     raise ValueError(f"a batch-norm group of {images} images exceeds the batch of {batch}.")
   # Only the batch is split: merging it with height would lose the sharding of both.
-  grouped = x.reshape(batch // min(images, batch), -1, *x.shape[1:]).astype(jnp.float32)
-  reduced = tuple(range(1, grouped.ndim - 1))
-  mean, square = grouped.mean(reduced), (grouped * grouped).mean(reduced)
+  groups = batch // min(images, batch)
+  grouped = _split(x, groups).astype(jnp.float32)
+  reduced = tuple(range(grouped.ndim - x.ndim, grouped.ndim - 1))
+  mean, square = (
+    m.mean(reduced).reshape(groups, x.shape[-1]) for m in (grouped, grouped * grouped)
+  )
   if span > 1:
     whole = span == group.devices
     parts = None if whole else [list(range(i, i + span)) for i in range(0, group.devices, span)]
     mean, square = jax.lax.psum((mean / span, square / span), group.axes, axis_index_groups=parts)
   return mean, jnp.maximum(square - mean * mean, 0.0)
+
+
+def normalize(
+  x: Float[Array, "b *s c"],
+  mean: Float[Array, "g c"],
+  var: Float[Array, "g c"],
+  scale: Float[Array, " c"],
+  bias: Float[Array, " c"],
+  *,
+  epsilon: float = 1e-3,
+  activation: str = "identity",
+  plain: bool = False,
+) -> Float[Array, "b *s c"]:
+  """Returns `activation((x - mean) / sqrt(var + epsilon) * scale + bias)`, in the type of `x`.
+
+  Differentiable in x, mean, var, scale and bias by reverse mode of any order. Only x is kept for
+  the backward pass, which computes the activation again: cheaper than reading it from memory.
+
+  Args:
+    mean, var: one row per group of contiguous images, as `moments` gives them, or a single row (or
+      plain vectors) for all images, as running averages are.
+    epsilon: added to the variance, inside the root.
+    activation: one of `ACTIVATIONS`.
+    plain: leave the derivative to JAX. Needed for forward mode; keeps more arrays.
+
+  Raises: ValueError for an unknown activation or a number of groups that does not divide the batch.
+  """
+  if activation not in ACTIVATIONS:
+    raise ValueError(f"activation={activation!r} is none of {', '.join(ACTIVATIONS)}.")
+  mean, var = jnp.atleast_2d(mean), jnp.atleast_2d(var)
+  if x.shape[0] % mean.shape[0]:
+    raise ValueError(f"{mean.shape[0]} groups of moments do not divide a batch of {x.shape[0]}.")
+  # Everything per channel is folded into one multiply-add per value.
+  factor = jax.lax.rsqrt(var + epsilon) * scale
+  offset = bias - mean * factor
+  function = _affine if plain else _affine_once
+  return function(x, factor, offset, activation)
+
+
+# ---- Activations: value, and the derivative from the same input ----------------------------------
+
+
+def _sigmoid(z: Array) -> Array:
+  return 0.5 * jnp.tanh(0.5 * z) + 0.5  # a third faster than 1 / (1 + exp(-z)) on a CPU
+
+
+def _swish_slope(z: Array) -> Array:
+  s = _sigmoid(z)
+  return s * (1.0 + z * (1.0 - s))
+
+
+def _hard_swish_slope(z: Array) -> Array:
+  return jnp.where(z <= -3.0, 0.0, jnp.where(z >= 3.0, 1.0, z / 3.0 + 0.5))
+
+
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
+  "identity": (lambda z: z, jnp.ones_like),
+  "swish": (lambda z: z * _sigmoid(z), _swish_slope),
+  "relu": (lambda z: jnp.maximum(z, 0.0), lambda z: (z > 0.0).astype(z.dtype)),
+  "relu6": (
+    lambda z: jnp.clip(z, 0.0, 6.0),
+    lambda z: ((z > 0.0) & (z < 6.0)).astype(z.dtype),
+  ),
+  "hard_swish": (lambda z: z * jnp.clip(z / 6.0 + 0.5, 0.0, 1.0), _hard_swish_slope),
+}
+"""Name -> (function, derivative); `swish` is z * sigmoid(z), `hard_swish` z * relu6(z + 3) / 6."""
+
+
+# ---- The pass over the data ----------------------------------------------------------------------
+
+
+def _split(x: Array, groups: int) -> Array:
+  """Returns `x` with its groups as a dimension of their own, or as it is if there is only one.
+
+  Even a dimension of 1 in front makes the compiler fuse, and so compute, x's producer repeatedly.
+  """
+  return x if groups == 1 else x.reshape(groups, x.shape[0] // groups, *x.shape[1:])
+
+
+def _spread(vector: Array, x: Array) -> Array:
+  """Returns `g c` values in a shape that multiplies `g b *s c`, or `b *s c` if g is 1."""
+  return vector.reshape(vector.shape[0], *(1,) * (x.ndim - 2), vector.shape[1])
+
+
+def _pre_activation(x: Array, factor: Array, offset: Array) -> tuple[Array, Array]:
+  grouped = _split(x, factor.shape[0]).astype(jnp.float32)
+  return grouped, grouped * _spread(factor, grouped) + _spread(offset, grouped)
+
+
+def _affine(x: Array, factor: Array, offset: Array, activation: str) -> Array:
+  _, z = _pre_activation(x, factor, offset)
+  return ACTIVATIONS[activation][0](z).astype(x.dtype).reshape(x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _affine_once(x: Array, factor: Array, offset: Array, activation: str) -> Array:
+  return _affine(x, factor, offset, activation)
+
+
+def _affine_forward(x, factor, offset, activation):
+  return _affine(x, factor, offset, activation), (x, factor, offset)
+
+
+def _affine_backward(activation, residuals, g):
+  x, factor, offset = residuals
+  if activation != "identity":
+    # Two small vectors behind a barrier: the compiler must not notice that the forward pass has
+    # computed the same activation, or it keeps that whole array alive instead of doing so again.
+    factor, offset = jax.lax.optimization_barrier((factor, offset))
+  grouped, z = _pre_activation(x, factor, offset)
+  slope = _split(g, factor.shape[0]).astype(jnp.float32)
+  if activation != "identity":
+    slope = slope * ACTIVATIONS[activation][1](z)
+  reduced = tuple(range(grouped.ndim - x.ndim, grouped.ndim - 1))
+  d_x = (slope * _spread(factor, grouped)).astype(x.dtype).reshape(x.shape)
+  d_factor, d_offset = jnp.sum(slope * grouped, reduced), jnp.sum(slope, reduced)
+  return d_x, d_factor.reshape(factor.shape), d_offset.reshape(offset.shape)
+
+
+_affine_once.defvjp(_affine_forward, _affine_backward)
