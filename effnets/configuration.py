@@ -203,6 +203,7 @@ def _unknown(prefix: str, key: str, value: Any, known: Iterable[str]) -> errors.
   last = key.rpartition(".")[2]
   close = [k for k in known if k.rpartition(".")[2] == last] or errors.nearest(key, known)
   nearest = f" Nearest: {', '.join(prefix + k for k in close[:3])}." if close else ""
+  value = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
   return errors.UserError(
     f"{prefix}{key}={value!r} is not a setting.{nearest} All: the config file and "
     "effnets/configuration.py."
