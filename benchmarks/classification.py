@@ -5,7 +5,7 @@
 
 Contestants: `effnets`, `effnets plain` (the compiler's own convolutions and derivatives), `timm`
 (PyTorch) and `keras` (TensorFlow), the last two from the interpreter given by `--peer_python`,
-which needs `torch` and `timm` or `tensorflow`; one that is missing is said to be so. Each contestant
+which needs `torch` and `timm` or `tensorflow`; a missing one is said to be so. Each contestant
 lives in a process of its own; they run in turn, never two at once, and all sleep while one runs. A
 round is one timing of each, so a busy machine slows all of them alike; the ratios are of medians.
 Training is forward, backward, plain SGD and the moving batch moments, float32, on random images.
@@ -29,7 +29,7 @@ _CONTESTANTS = ("effnets", "effnets plain", "timm", "keras")
 _CLASSES, _RATE = 1000, 0.01
 
 
-# ---- Workers: each returns (train, forward), functions of no arguments that run one step ----------
+# ---- Workers: each returns (train, forward), functions of no arguments that run one step ----
 
 
 def _inputs(batch: int, size: int):
