@@ -46,7 +46,7 @@ def _effnets(name: str, batch: int, size: int, *, plain: bool):
   import jax.numpy as jnp
 
   from effnets import models
-  from effnets.ops import memory
+  from effnets.parallel import memory
 
   memory.keep_freed_pages()
   module = models.create(name, num_classes=_CLASSES, plain=plain)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from effnets import ops
-from effnets.ops import memory
+from effnets.parallel import memory
 
 # kind, input pixels, channels in, channels out, kernel, stride
 _ROWS = (

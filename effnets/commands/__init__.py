@@ -1,1 +1,4 @@
 """What `main` can do."""
+
+from effnets.commands.evaluate import evaluate as evaluate
+from effnets.commands.train import train as train

@@ -1,1 +1,12 @@
 """Sources, decoding, example order and batching on to the mesh."""
+
+from effnets.data import batches as batches
+from effnets.data import decode as decode
+from effnets.data import records as records
+from effnets.data.batches import eval_batches as eval_batches
+from effnets.data.batches import place as place
+from effnets.data.batches import train_batches as train_batches
+from effnets.data.sources import Source as Source
+from effnets.data.sources import open_source as open_source
+from effnets.data.stream import Mixture as Mixture
+from effnets.data.stream import Stream as Stream

@@ -1,1 +1,12 @@
-"""Flax modules and the model registry."""
+"""Flax modules, the model registry, initial values and counts."""
+
+from effnets.models import efficientnet as efficientnet
+from effnets.models.counting import Count as Count
+from effnets.models.counting import count as count
+from effnets.models.initialize import abstract as abstract
+from effnets.models.initialize import init as init
+from effnets.models.registry import Entry as Entry
+from effnets.models.registry import create as create
+from effnets.models.registry import entry as entry
+from effnets.models.registry import list_models as list_models
+from effnets.models.registry import register as register

@@ -1,1 +1,5 @@
 """Learning problems: how a model's outputs become a loss, predictions and metrics."""
+
+from effnets.tasks.base import Aux as Aux
+from effnets.tasks.base import Task as Task
+from effnets.tasks.registry import create as create

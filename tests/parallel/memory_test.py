@@ -8,7 +8,7 @@ import pytest
 
 _SCRIPT = """
 import resource
-from effnets.ops import memory
+from effnets.parallel import memory
 assert memory.keep_freed_pages()
 def touch():
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

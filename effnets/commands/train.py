@@ -1,0 +1,48 @@
+"""`--mode=train`: one training, or a pipeline of them."""
+
+import pathlib
+from typing import Any
+
+import jax
+from rich import box, table
+from rich import console as rich_console
+
+from effnets import configuration, pipelines, training
+
+
+def train(config: Any, workdir: str) -> None:
+  """Runs `config` in `workdir`, prints its final table and leaves `result.json`.
+
+  Raises: UserError for a mistake in the config, the data or the workdir.
+  """
+  configuration.check(config)
+  console = rich_console.Console()
+  try:
+    if config.pipeline.name:
+      pipelines.run(config, workdir, console)
+    else:
+      _single(config, workdir, console)
+  except training.Stopped as stopped:
+    console.print(str(stopped))
+
+
+def _single(config: Any, workdir: str, console: rich_console.Console) -> None:
+  result = training.train(config, workdir)
+  figures = {**result.figures, "seed": config.seed, "steps": result.steps}
+  training.results.write(workdir, {**figures, "seconds": round(result.seconds, 1)})
+  if jax.process_index():
+    return
+  path = pathlib.Path(workdir)
+  training.plots.curves({"training": path / "metrics.jsonl"}, path / "plots" / "curves.png")
+  console.print(figures_table(result.figures, title=config.model.name))
+
+
+def figures_table(figures: dict[str, dict[str, float]], *, title: str) -> table.Table:
+  """Returns a table with one row a figure and one column a split."""
+  shown = table.Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+  shown.add_column("figure")
+  for split in figures:
+    shown.add_column(split, justify="right")
+  for name in next(iter(figures.values())):
+    shown.add_row(name, *(f"{values[name]:.4f}" for values in figures.values()))
+  return shown

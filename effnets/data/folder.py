@@ -1,0 +1,105 @@
+"""A folder of images as a source: `folder:PATH`.
+
+Either PATH/SPLIT/CLASS/IMAGE or, without splits, PATH/CLASS/IMAGE (then the only split is `all`;
+`train` means the same). Classes are the sorted names of the class folders, over all of the usual
+splits that exist, so that a class missing in one split shifts no label. Images are sorted by class,
+then by name. Suffixes: jpg, jpeg, png, bmp, webp.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from effnets import errors
+from effnets.data import decode, sources
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_SPLITS = ("train", "validation", "val", "test")
+
+
+class Folder:
+  """Images in class folders. `paths`: the files, in order; images are decoded when asked for."""
+
+  image_size = None
+
+  def __init__(self, name: str, paths: list[str], labels: np.ndarray, class_names: tuple[str, ...]):
+    """Holds file paths, their labels int32 (n,) and the class names."""
+    self.name = name
+    self.paths = paths
+    self.class_names = class_names
+    self.num_classes = len(class_names)
+    self._labels = labels
+
+  def __len__(self) -> int:
+    return len(self.paths)
+
+  def __getitem__(self, index: int) -> sources.Example:
+    path = self.paths[index]
+    try:
+      encoded = pathlib.Path(path).read_bytes()
+    except OSError as error:
+      raise sources.Unreadable(f"{path} ({error.strerror})") from error
+    return {"image": decode.image(encoded, path), "label": self._labels[index]}
+
+
+def open_split(
+  argument: str, split: str, *, options: Mapping[str, Any], key: str = "config.data"
+) -> Folder:
+  """Returns one split of the folder `argument`; there are no options.
+
+  Raises: errors.UserError if the path or split is missing, or there are no images or one class.
+  """
+  sources.check_options(options, (), kind="a folder", key=key)
+  root = pathlib.Path(argument).expanduser()
+  if not root.is_dir():
+    raise errors.UserError(
+      f"{key}.source='folder:{argument}': there is no folder {root.absolute()}; "
+      "expected PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
+    )
+  inner = {name: root / name for name in _folders(root)}
+  flat = any(_images(path) for path in inner.values())
+  if flat:
+    if split not in ("all", "train"):
+      raise errors.unknown(
+        f"{key}.split", split, f"a split of {root}, which has no split folders", ("all", "train")
+      )
+    parent, classes = root, sorted(inner)
+  else:
+    if split not in inner:
+      raise errors.unknown(f"{key}.split", split, f"a folder in {root}", inner)
+    parent = inner[split]
+    together = {split, *(s for s in _SPLITS if s in inner)}
+    classes = sorted({name for s in together for name in _folders(inner[s])})
+  paths, labels = [], []
+  for label, name in enumerate(classes):
+    found = _images(parent / name)
+    paths += found
+    labels += [label] * len(found)
+  if not paths:
+    raise errors.UserError(
+      f"{key}.source='folder:{argument}', split={split!r}: no images in {parent.absolute()}; "
+      f"expected CLASS/IMAGE with one of {', '.join(_SUFFIXES)}."
+    )
+  if len(classes) < 2:
+    raise errors.UserError(
+      f"{key}.source='folder:{argument}', split={split!r}: one class only ({classes[0]!r}); "
+      "expected one folder per class, at least two."
+    )
+  name = f"folder:{argument}/{split}"
+  return Folder(name, paths, np.array(labels, np.int32), tuple(classes))
+
+
+def _folders(path: pathlib.Path) -> list[str]:
+  with os.scandir(path) as entries:
+    return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def _images(path: pathlib.Path) -> list[str]:
+  if not path.is_dir():
+    return []
+  with os.scandir(path) as entries:
+    names = [e.name for e in entries if e.name.lower().endswith(_SUFFIXES)]
+  return [str(path / name) for name in sorted(names) if not name.startswith(".")]

@@ -1,0 +1,97 @@
+"""What a data source is, and how a name in a config becomes one.
+
+A source is random access: it has a length and gives example number `i`, a dict of NumPy arrays, the
+same one every time and in every process. Order, augmentation and batching are not its business.
+
+  digits          the embedded handwritten digits (`digits.py`)
+  folder:PATH     a folder of images, one sub-folder per class (`folder.py`)
+  records:PATH    an ArrayRecord data set written by `records.write` (`records.py`)
+  NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
+"""
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from effnets import errors
+
+Example = dict[str, np.ndarray]
+
+# Modules are imported when first asked for: TFDS takes seconds that a run on `digits` need not pay.
+_KINDS = {
+  "digits": "effnets.data.digits",
+  "folder": "effnets.data.folder",
+  "records": "effnets.data.records",
+  "tfds": "effnets.data.tfds",
+}
+# Kinds whose name is followed by `:` and a path or a name.
+_WITH_ARGUMENT = ("folder", "records", "tfds")
+
+
+class Unreadable(Exception):
+  """One example cannot be read or decoded; its text is the example's name and the reason.
+
+  Streams put another example in its place; any other exception is a mistake and stops the run.
+  """
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Random access to examples.
+
+  name: what it is, for messages. num_classes: classes of `label`. class_names: their names.
+  image_size: side of the square images it gives, or None if their sizes differ.
+
+  `source[i]`, i in [0, len): image uint8 (h, w, 3); label int32 scalar, -1 if hidden; and where
+  there are soft labels, probabilities float32 (k,). Raises `Unreadable` for a broken example.
+  """
+
+  name: str
+  num_classes: int
+  class_names: Sequence[str]
+  image_size: int | None
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Example: ...
+
+
+def open_source(
+  name: str, split: str, *, options: Mapping[str, Any] | None = None, key: str = "config.data"
+) -> Source:
+  """Returns the source that a config names.
+
+  Args:
+    name: `digits`, `folder:PATH`, `records:PATH`, or a TFDS name (also `tfds:NAME`).
+    split: `train`, `validation`, `test`, …; what each kind offers is in its module.
+    options: settings of the kind, such as `labels` for `digits` or `data_dir` for TFDS.
+    key: where the settings stand in the config, for messages.
+  Raises: errors.UserError if the name, the split, an option or what lies on disk is wrong.
+  """
+  kind, colon, argument = name.partition(":")
+  if kind not in _KINDS or (colon and kind not in _WITH_ARGUMENT):
+    kind, argument = "tfds", name
+  elif kind in _WITH_ARGUMENT and not argument:
+    what = "a data set's name" if kind == "tfds" else "a path"
+    raise errors.UserError(f"{key}.source={name!r} lacks {what}; write '{kind}:…'.")
+  module = importlib.import_module(_KINDS[kind])
+  return module.open_split(argument, split, options=dict(options or {}), key=key)
+
+
+def kinds() -> list[str]:
+  """Returns the names that `open_source` knows by itself, as they are written in a config."""
+  return [f"{kind}:…" if kind in _WITH_ARGUMENT else kind for kind in _KINDS]
+
+
+def check_options(
+  options: Mapping[str, Any], allowed: Iterable[str], *, kind: str, key: str
+) -> None:
+  """Raises errors.UserError if `options` has a name that this kind of source does not know."""
+  for name in options:
+    if name not in allowed:
+      allowed = sorted(allowed)
+      if not allowed:
+        raise errors.UserError(f"{key}.options={name!r}: {kind} takes no options.")
+      raise errors.unknown(f"{key}.options", name, f"an option of {kind}", allowed)

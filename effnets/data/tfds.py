@@ -1,0 +1,135 @@
+"""Any TensorFlow Datasets name as a source, without TensorFlow.
+
+The data set must lie prepared on disk in a random-access format (ArrayRecord); preparing it takes
+TensorFlow (the `[tf]` extra) once. Images are decoded by `decode.image`, not by TFDS, whose result
+depends on whether OpenCV happens to be installed.
+
+Options: `data_dir` (default: TFDS's own, `~/tensorflow_datasets` or TFDS_DATA_DIR), `image` and
+`label`: names of the features (default: `image`, `label`).
+"""
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from effnets import errors
+from effnets.data import decode, sources
+
+
+class Tfds:
+  """One split of a TFDS data set; images of variable size unless all have one square shape."""
+
+  def __init__(self, builder, split: str, *, image: str = "image", label: str = "label"):
+    """Opens `split` (slices such as `train[:90%]` too) of a prepared `builder`."""
+    features = builder.info.features
+    self.name = f"{builder.info.full_name}/{split}"
+    self.num_classes = int(features[label].num_classes)
+    self.class_names: Sequence[str] = tuple(features[label].names)
+    height, width = features[image].shape[:2]
+    self.image_size = height if height is not None and height == width else None
+    self._image, self._label = image, label
+    # What a worker process needs to open it again; readers of files do not travel.
+    self._where = (str(builder.data_path), split)
+    self._examples = _open(builder, split, image)
+
+  def __len__(self) -> int:
+    return len(self._examples)
+
+  def __getitem__(self, index: int) -> sources.Example:
+    name = f"{self.name} #{index}"
+    try:
+      example = self._examples[index]
+    except Exception as error:  # ArrayRecord and protobuf have many words for a damaged file.
+      raise sources.Unreadable(f"{name} ({type(error).__name__}: {error})") from error
+    return {
+      "image": decode.image(example[self._image], name),
+      "label": np.int32(example[self._label]),
+    }
+
+  def __getstate__(self):
+    return {k: v for k, v in self.__dict__.items() if k != "_examples"}
+
+  def __setstate__(self, state):
+    import tensorflow_datasets as library
+
+    self.__dict__.update(state)
+    path, split = self._where
+    self._examples = _open(library.builder_from_directory(path), split, self._image)
+
+
+def open_split(
+  argument: str, split: str, *, options: Mapping[str, Any], key: str = "config.data"
+) -> Tfds:
+  """Returns one split of the TFDS data set `argument`, such as `cifar10` or `cifar10:3.0.2`.
+
+  Raises: errors.UserError if there is no such data set, split or feature, or it is not prepared.
+  """
+  sources.check_options(options, ("data_dir", "image", "label"), kind="a TFDS data set", key=key)
+  import tensorflow_datasets as library
+
+  data_dir = options.get("data_dir")
+  try:
+    # TFDS prints a banner when it looks, in vain, for a TensorFlow.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder = library.builder(argument, data_dir=data_dir, try_gcs=False)
+  except Exception as error:
+    base = argument.split("/")[0].split(":")[0]
+    # Community data sets are left out: listing them asks the network, and needs TensorFlow.
+    known = library.list_builders(with_community_datasets=False)
+    if base not in known:
+      raise errors.unknown(
+        f"{key}.source",
+        argument,
+        "a data set",
+        [*known, *sources.kinds()],
+        where=f"{', '.join(sources.kinds())}, and "
+        "https://www.tensorflow.org/datasets/catalog/overview",
+      ) from error
+    raise errors.UserError(
+      f"{key}.source={argument!r}: TFDS cannot open it ({type(error).__name__}: {error})."
+    ) from error
+  if not builder.info.splits:
+    raise errors.UserError(
+      f"{key}.source={argument!r} is not prepared in {builder.data_path}. "
+      + _how(argument, data_dir)
+    )
+  features = builder.info.features
+  image, label = options.get("image", "image"), options.get("label", "label")
+  for option, feature in (("image", image), ("label", label)):
+    if feature not in features:
+      raise errors.unknown(
+        f"{key}.options.{option}", feature, f"a feature of {argument}", list(features)
+      )
+  if not hasattr(features[label], "num_classes"):
+    raise errors.UserError(
+      f"{key}.options.label={label!r} of {argument} is no class label but {features[label]!r}."
+    )
+  try:
+    return Tfds(builder, split, image=image, label=label)
+  except NotImplementedError as error:
+    raise errors.UserError(
+      f"{key}.source={argument!r} is prepared in {builder.data_path}, but as "
+      f"{builder.info.file_format.value}, which has no random access. {_how(argument, data_dir)}"
+    ) from error
+  except (ValueError, KeyError) as error:
+    raise errors.unknown(
+      f"{key}.split", split, f"a split of {argument}", list(builder.info.splits)
+    ) from error
+
+
+def _how(name: str, data_dir: str | None) -> str:
+  where = f", data_dir={str(data_dir)!r}" if data_dir else ""
+  return (
+    "Prepare it once with TensorFlow (pip install 'effnets[tf]'): "
+    f'python -c "import tensorflow_datasets as t; '
+    f"t.builder({name!r}{where}, file_format='array_record').download_and_prepare()\""
+  )
+
+
+def _open(builder, split: str, image: str):
+  import tensorflow_datasets as library
+
+  return builder.as_data_source(split, decoders={image: library.decode.SkipDecoding()})

@@ -1,0 +1,114 @@
+"""The command line of effnets: trains or evaluates what a config describes.
+
+  python -m effnets.main --config=FILE[:ARG] --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]
+
+  --config=FILE[:ARG]   a config file, such as configs/efficientnet.py:b7; of those that come with
+                        effnets the name alone will do. What ARG may be is in the file's docstring.
+  --config.KEY=VALUE    overrides a setting of it, such as --config.optimizer.learning_rate=0.1
+  --workdir=DIR         folder of the run: config, results, checkpoints, metrics, plots. The same
+                        command again continues a run that was stopped.
+  --mode=train          trains (default)
+  --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
+                        --config.evaluation.checkpoint=best
+  --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
+                        warnings and errors to the standard error.
+
+Exit status: 0 on success, also when a signal stopped a run that can be continued; 2 with one
+message for a mistake in the call, the config, the data or the workdir; 130 after Ctrl-C.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags, logging
+
+from effnets import configuration, errors
+
+MODES = ("train", "evaluate")
+
+_CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")
+_MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
+
+_OVERRIDE = re.compile(r"--?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, str, str]:
+  """Returns config, workdir and mode that the arguments ask for.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Raises: UserError for every mistake that can be known without JAX.
+  """
+  overrides, others = [], []
+  for text in argv:
+    match = _OVERRIDE.fullmatch(text)
+    if match is None:
+      others.append(text)
+    elif match[2] is None:
+      raise errors.UserError(f"{text} has no value; write {text}=VALUE.")
+    else:
+      overrides.append((match[1], match[2]))
+  try:
+    rest = flags.FLAGS(others)
+  except flags.Error as error:
+    text = str(error).replace(" ?", "?")
+    raise errors.UserError(f"{text} See --help.") from error
+  if len(rest) > 1:
+    raise errors.UserError(
+      f"{rest[1]!r} is no flag; settings are given as --config.KEY=VALUE, the rest as --FLAG=VALUE."
+    )
+  if not _CONFIG.value:
+    shipped = " or ".join(f"configs/{name}" for name in configuration.shipped())
+    raise errors.UserError(f"--config=FILE[:ARG] is missing, such as {shipped}.")
+  if _MODE.value not in MODES:
+    raise errors.unknown("--mode", _MODE.value, "a mode", MODES)
+  if not _WORKDIR.value:
+    raise errors.UserError("--workdir=DIR is missing: the folder for checkpoints and results.")
+  config = configuration.load(_CONFIG.value)
+  for key, text in overrides:
+    configuration.override(config, key, text)
+  configuration.check(config)
+  return config, _WORKDIR.value, _MODE.value
+
+
+def main(argv: Sequence[str]) -> None:
+  """Does what the arguments ask for; see the module's docstring. Raises: UserError."""
+  config, workdir, mode = parse(argv)
+  # JAX is imported after the arguments were found to be right: a typing error costs no time.
+  from effnets import commands, parallel
+
+  parallel.initialize(
+    coordinator=config.processes.coordinator,
+    num_processes=config.processes.count,
+    process_id=config.processes.index,
+  )
+  if mode == "evaluate":
+    commands.evaluate(config, workdir)
+  else:
+    commands.train(config, workdir)
+
+
+def run(argv: Sequence[str]) -> int:
+  """Returns the exit status of `main(argv)`; a user's mistake is one message and status 2."""
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.WARNING)
+  if {"-h", "-help", "--help", "--helpfull", "--helpshort"} & set(argv[1:]):
+    sys.stdout.write(f"{__doc__.strip()}\n")
+    return 0
+  try:
+    main(argv)
+  except errors.UserError as error:
+    sys.stderr.write(f"Error: {error}\n")
+    return 2
+  except KeyboardInterrupt:
+    sys.stderr.write("Interrupted; the same command continues from the last checkpoint.\n")
+    return 130
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(run(sys.argv))

@@ -1,0 +1,258 @@
+"""What every network here is made of: convolution, norm, squeeze-excitation, per-example noise.
+
+Parameters and running moments are float32; activations have the compute dtype. Nothing draws from a
+hidden generator: noise comes from one key per example, so it is the same on every mesh.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from effnets import ops
+from effnets.models import initialize
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  "identity": lambda x: x,
+  "relu": jax.nn.relu,
+  "relu6": jax.nn.relu6,
+  "swish": jax.nn.silu,
+  "hard_swish": jax.nn.hard_silu,
+  "sigmoid": jax.nn.sigmoid,
+  "hard_sigmoid": jax.nn.hard_sigmoid,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What all layers of one network share.
+
+  padding: `SAME` as TensorFlow or `SYMMETRIC` as PyTorch (see `ops.resolve_padding`).
+  plain: the reference lowering of every convolution; the only one with forward-mode derivatives.
+  dtype: of activations and of the arithmetic; parameters and moments stay float32.
+  momentum: decay m of running moments, new = m * old + (1 - m) * batch, as TensorFlow means it
+    (PyTorch's momentum is 1 - m). epsilon: added to the variance, inside the root.
+  group: over whom batch moments are taken in training.
+  """
+
+  padding: str = "SAME"
+  plain: bool = False
+  dtype: Any = jnp.float32
+  momentum: float = 0.99
+  epsilon: float = 1e-3
+  group: ops.Group = ops.Group()
+
+
+class Conv(nn.Module):
+  """Two-dimensional convolution with an HWIO kernel.
+
+  Kernel values start normal with standard deviation sqrt(2 / fan_out), fan_out = taps * channels /
+  groups; a depthwise kernel's fan_out is its taps alone.
+  Source: Tan and Le 2019, official code.
+  """
+
+  channels: int
+  kernel: int = 1
+  stride: int = 1
+  dilation: int = 1
+  groups: int = 1
+  bias: bool = False
+  settings: Settings = Settings()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
+    """Returns the convolved `x` in the compute dtype."""
+    taps = self.kernel * self.kernel
+    std = math.sqrt(2 * self.groups / (taps * self.channels))
+    shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.channels)
+    kernel = initialize.parameter(self, "kernel", initialize.Normal(std), shape)
+    dtype = self.settings.dtype
+    y = ops.conv(
+      x.astype(dtype),
+      kernel.astype(dtype),
+      stride=self.stride,
+      dilation=self.dilation,
+      groups=self.groups,
+      padding=self.settings.padding,
+      plain=self.settings.plain,
+    )
+    if self.bias:
+      shift = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.channels,))
+      y = y + shift.astype(dtype)
+    return y
+
+
+class Dense(nn.Module):
+  """Classifier layer; its products are summed, and returned, in float32.
+
+  Kernel values start uniform in +-1 / sqrt(classes). Source: Tan and Le 2019, official code.
+  """
+
+  classes: int
+  settings: Settings = Settings()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b k"]:
+    """Returns float32 logits."""
+    limit = 1 / math.sqrt(self.classes)
+    shape = (x.shape[-1], self.classes)
+    kernel = initialize.parameter(self, "kernel", initialize.Uniform(limit), shape)
+    bias = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.classes,))
+    dtype = self.settings.dtype
+    product = jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+    return product + bias
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation with its activation.
+
+  In training the moments are those of each example's group, and the running moments, float32 in
+  `batch_stats`, move towards the mean of all groups' moments (if that collection is mutable). The
+  variance is the biased one in both places; TensorFlow's fused kernel keeps the unbiased one.
+  """
+
+  activation: str = "identity"
+  settings: Settings = Settings()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b *s c"], train: bool = False) -> Float[Array, "b *s c"]:
+    """Returns the normalised, activated `x`; train: by batch moments, else by running ones."""
+    shape, settings = (x.shape[-1],), self.settings
+    scale = initialize.parameter(self, "scale", initialize.Constant(1.0), shape)
+    bias = initialize.parameter(self, "bias", initialize.Constant(0.0), shape)
+    zero, one = initialize.Constant(0.0), initialize.Constant(1.0)
+    mean = initialize.state(self, "batch_stats", "mean", initializer=zero, shape=shape)
+    var = initialize.state(self, "batch_stats", "var", initializer=one, shape=shape)
+    if train:
+      means, variances = ops.moments(x, settings.group)
+      if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+        m = settings.momentum
+        mean.value = m * mean.value + (1 - m) * means.mean(0)
+        var.value = m * var.value + (1 - m) * variances.mean(0)
+    else:
+      means, variances = mean.value[None], var.value[None]
+    return ops.normalize(
+      x,
+      means,
+      variances,
+      scale,
+      bias,
+      epsilon=settings.epsilon,
+      activation=self.activation,
+      plain=settings.plain,
+    )
+
+
+class ConvNorm(nn.Module):
+  """Convolution without bias, batch norm, activation."""
+
+  channels: int
+  kernel: int = 1
+  stride: int = 1
+  groups: int = 1
+  activation: str = "identity"
+  settings: Settings = Settings()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b h2 w2 o"]:
+    """Returns the activated, normalised convolution; train: as of `BatchNorm`."""
+    x = Conv(
+      self.channels,
+      self.kernel,
+      self.stride,
+      groups=self.groups,
+      settings=self.settings,
+      name="conv",
+    )(x)
+    return BatchNorm(self.activation, self.settings, name="norm")(x, train)
+
+
+@dataclasses.dataclass(frozen=True)
+class Squeeze:
+  """How a block's squeeze-excitation is built.
+
+  ratio: bottleneck width relative to `of`, the block's `input` or its `expanded` channels.
+  divisor: 1 truncates the width (EfficientNet, MnasNet); 8 rounds it as filters are rounded
+    (MobileNetV3). activation: of the bottleneck, None for the block's. gate: of the excitation.
+  """
+
+  ratio: float = 0.25
+  of: str = "input"
+  divisor: int = 1
+  activation: str | None = None
+  gate: str = "sigmoid"
+
+  def width(self, inputs: int, expanded: int) -> int:
+    """Returns the bottleneck's channels.
+
+    >>> Squeeze(0.25).width(40, 240), Squeeze(0.25, of="expanded", divisor=8).width(40, 120)
+    (10, 32)
+    """
+    if self.of not in ("input", "expanded"):
+      raise ValueError(f"of={self.of!r} is neither 'input' nor 'expanded'.")
+    exact = (inputs if self.of == "input" else expanded) * self.ratio
+    return max(1, int(exact)) if self.divisor == 1 else divisible(exact, divisor=self.divisor)
+
+
+def divisible(channels: float, *, divisor: int = 8) -> int:
+  """Returns `channels` rounded to a multiple of `divisor`, never more than a tenth below.
+
+  >>> divisible(38.4), divisible(33.6), divisible(11.0)
+  (40, 32, 16)
+  """
+  rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+  return rounded if rounded >= 0.9 * channels else rounded + divisor
+
+
+class SqueezeExcite(nn.Module):
+  """Scales each channel by a gate computed from all channels' means over the image."""
+
+  width: int
+  activation: str = "swish"
+  gate: str = "sigmoid"
+  settings: Settings = Settings()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Returns the gated `x`; the mean is float32."""
+    settings = self.settings
+    y = x.mean((1, 2), dtype=jnp.float32, keepdims=True)
+    y = Conv(self.width, bias=True, settings=settings, name="reduce")(y)
+    y = ACTIVATIONS[self.activation](y)
+    y = Conv(x.shape[-1], bias=True, settings=settings, name="expand")(y)
+    return x * ACTIVATIONS[self.gate](y)
+
+
+def path_noise(keys: Key[Array, "b"], count: int) -> Float[Array, "b n"]:
+  """Returns a number in [0, 1) per example and block, from example's key and block's index."""
+
+  def draw(key, index):
+    return jax.random.uniform(jax.random.fold_in(key, index))
+
+  each_block = jax.vmap(draw, (None, 0))
+  return jax.vmap(each_block, (0, None))(keys, jnp.arange(count, dtype=jnp.uint32))
+
+
+def stochastic_depth(
+  x: Float[Array, "b *s"], noise: Float[Array, "b"], rate: float
+) -> Float[Array, "b *s"]:
+  """Returns `x` with each example dropped where `noise < rate` and else divided by 1 - rate.
+
+  Args: x: a residual branch. noise: uniform in [0, 1). rate: probability of dropping, in [0, 1).
+  """
+  kept = (noise >= rate).astype(x.dtype) / (1 - rate)
+  return x * kept.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
+
+
+def dropout(x: Float[Array, "b *s"], keys: Key[Array, "b"], rate: float) -> Float[Array, "b *s"]:
+  """Returns `x` with units dropped with probability `rate` in [0, 1), the rest over 1 - rate."""
+
+  def draw(key) -> Bool[Array, "*s"]:
+    return jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+
+  return jnp.where(jax.vmap(draw)(keys), x / (1 - rate), 0).astype(x.dtype)

@@ -1,0 +1,175 @@
+"""A classifier made of a stem, the blocks of a stage table and a head."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from effnets import errors, ops
+from effnets.models import blocks, layers
+
+REMAT = ("none", "block")
+DTYPES = ("float32", "bfloat16")
+PADDINGS = ("SAME", "SYMMETRIC")
+
+_Keys = Mapping[str, Key[Array, "b"]] | None
+
+
+class Network(nn.Module):
+  """Stem, blocks, 1x1 head, average pool, dropout, dense layer.
+
+  rows: the stage table, already scaled. stem, head: channels of the first and last convolution.
+  num_classes: of the dense layer. image_size: pixels it was designed for; any other works.
+  dropout_rate: before the dense layer. drop_path_rate: d; block i of n is skipped with probability
+    d * i / n, the first never.
+  activation: of stem and head. remat: `none` keeps activations for the backward pass; `block` keeps
+    each block's input alone and computes the rest again.
+  frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
+    through their end; 0 freezes nothing. See `frozen_names`.
+  padding, plain, dtype, momentum, epsilon, group: see `layers.Settings`.
+  """
+
+  rows: tuple[blocks.Row, ...]
+  stem: int
+  head: int
+  num_classes: int = 1000
+  image_size: int = 224
+  dropout_rate: float = 0.2
+  drop_path_rate: float = 0.2
+  activation: str = "swish"
+  remat: str = "none"
+  frozen_blocks: int = 0
+  padding: str = "SAME"
+  plain: bool = False
+  dtype: Any = "float32"
+  momentum: float = 0.99
+  epsilon: float = 1e-3
+  group: ops.Group = ops.Group()
+
+  def setup(self) -> None:
+    settings = layers.Settings(
+      padding=self.padding,
+      plain=self.plain,
+      dtype=jnp.dtype(self.dtype),
+      momentum=self.momentum,
+      epsilon=self.epsilon,
+      group=self.group,
+    )
+    self.stem_layer = layers.ConvNorm(
+      self.stem, 3, 2, activation=self.activation, settings=settings, name="stem"
+    )
+    table, rates = blocks.unroll(self.rows), self.drop_rates()
+    made = []
+    for index, (row, rate) in enumerate(zip(table, rates, strict=True)):
+      block = blocks.BLOCKS[row.op]
+      if self.remat == "block":
+        block = nn.remat(block, static_argnums=(2,))  # `train`; self counts as 0
+      made.append(block(row, rate, settings, name=f"block_{index}"))
+    self.block_layers = made
+    self.head_layer = layers.ConvNorm(
+      self.head, activation=self.activation, settings=settings, name="head"
+    )
+    self.classifier = layers.Dense(self.num_classes, settings, name="classifier")
+
+  def drop_rates(self) -> tuple[float, ...]:
+    """Returns each block's probability of being skipped, counting blocks without a skip too."""
+    count = sum(row.repeats for row in self.rows)
+    return tuple(self.drop_path_rate * index / count for index in range(count))
+
+  def frozen_names(self) -> tuple[str, ...]:
+    """Returns the top-level names of frozen parameters, whose gradient is zero.
+
+    A weight decay would still move them, so optimizers have to leave them out.
+    """
+    if not self.frozen_blocks:
+      return ()
+    return ("stem", *(f"block_{index}" for index in range(self.frozen_blocks)))
+
+  def backbone(
+    self, images: Float[Array, "b h w 3"], *, train: bool = False, keys: _Keys = None
+  ) -> dict[str, Float[Array, "b h2 w2 c"]]:
+    """Returns the end points before the head, in the compute dtype.
+
+    `stem`; `block_i` of every block; `reduction_k`, the last block before each one that strides,
+    and the very last (2**k-fold reduction in a network that halves five times); `features`, the
+    last block. Args: as of `__call__`.
+    """
+    noise = None
+    if train and keys is not None and "drop_path" in keys and self.drop_path_rate > 0:
+      noise = layers.path_noise(keys["drop_path"], len(self.block_layers))
+    frozen = self.frozen_blocks
+    x = self.stem_layer(images, train and not frozen)
+    ends, strides = {"stem": x}, [row.stride for row in blocks.unroll(self.rows)]
+    reduction = 0
+    for index, block in enumerate(self.block_layers):
+      x = block(x, train and index >= frozen, None if noise is None else noise[:, index])
+      if index + 1 == frozen:
+        x = jax.lax.stop_gradient(x)
+      ends[f"block_{index}"] = x
+      if index + 1 == len(strides) or strides[index + 1] > 1:
+        reduction += 1
+        ends[f"reduction_{reduction}"] = x
+    ends["features"] = x
+    return ends
+
+  def features(
+    self, images: Float[Array, "b h w 3"], *, train: bool = False, keys: _Keys = None
+  ) -> dict[str, Float[Array, "b *s c"]]:
+    """Returns the end points of `backbone`, `head_1x1` and `pooled` (b c, float32, no dropout)."""
+    ends = self.backbone(images, train=train, keys=keys)
+    ends["head_1x1"] = self.head_layer(ends["features"], train)
+    ends["pooled"] = ends["head_1x1"].mean((1, 2), dtype=jnp.float32)
+    return ends
+
+  def __call__(
+    self, images: Float[Array, "b h w 3"], *, train: bool = False, keys: _Keys = None
+  ) -> Float[Array, "b k"]:
+    """Returns float32 logits.
+
+    Args:
+      images: normalised. train: batch moments instead of running ones, and noise.
+      keys: one key per example for `dropout` and `drop_path`; a missing one means no such noise.
+    """
+    x = self.features(images, train=train, keys=keys)["pooled"]
+    if train and keys is not None and "dropout" in keys and self.dropout_rate > 0:
+      x = layers.dropout(x, keys["dropout"], self.dropout_rate)
+    return self.classifier(x)
+
+
+def check(module: Network) -> Network:
+  """Returns `module`, if its settings are possible.
+
+  Raises: UserError that names the config key, its value and the valid ones.
+  """
+  for key, options in (("padding", PADDINGS), ("remat", REMAT), ("activation", ops.ACTIVATIONS)):
+    if getattr(module, key) not in options:
+      raise errors.unknown(f"config.model.{key}", getattr(module, key), "a valid choice", options)
+  try:
+    dtype = jnp.dtype(module.dtype).name
+  except TypeError:
+    dtype = str(module.dtype)
+  if dtype not in DTYPES:
+    raise errors.unknown("config.model.dtype", dtype, "a compute dtype", DTYPES)
+  count = sum(row.repeats for row in module.rows)
+  for key, low, high in (
+    ("num_classes", 1, None),
+    ("image_size", 1, None),
+    ("frozen_blocks", 0, count),
+  ):
+    value = getattr(module, key)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+      limit = f"a whole number of at least {low}" + ("" if high is None else f" and at most {high}")
+      nearest = low if not whole or value < low else high
+      raise errors.UserError(f"config.model.{key}={value!r} should be {limit}; nearest: {nearest}.")
+  for key in ("dropout_rate", "drop_path_rate", "momentum"):
+    value = getattr(module, key)
+    if not 0 <= value < 1:
+      raise errors.UserError(
+        f"config.model.{key}={value!r} should be at least 0 and below 1; "
+        f"nearest: {0.0 if value < 0 else 0.99}."
+      )
+  return module

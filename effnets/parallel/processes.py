@@ -1,0 +1,108 @@
+"""Joins the processes of a run and switches on the persistent compilation cache."""
+
+import os
+import pathlib
+import warnings
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from effnets import errors
+from effnets.parallel import memory
+
+_MESSAGE_BYTES = 2048
+_CACHE_WARNING = "Error reading persistent compilation cache entry for "
+
+
+def initialize(
+  *, coordinator: str = "", num_processes: int = 0, process_id: int = -1, cache_dir: str = ""
+) -> None:
+  """Sets the process up and joins it with the run's others; call once, before any JAX array.
+
+  Keeps freed memory for the next step (see `memory`) and compiled programs for the next run.
+
+  Args:
+    coordinator: `host:port` of process 0. Empty: this process is alone, unless num_processes is
+      given, which asks the cluster (Cloud TPU, SLURM, Open MPI) for all three.
+    num_processes: how many take part. process_id: which one this is, from 0.
+    cache_dir: where compiled programs are kept. Empty: `JAX_COMPILATION_CACHE_DIR` if it is set,
+      else `effnets/xla` below the user's cache folder.
+  """
+  memory.keep_freed_pages()
+  use_compilation_cache(cache_dir)
+  if coordinator or num_processes:
+    # SIGTERM on one process is passed on to all, so that they stop at the same step.
+    jax.config.update("jax_enable_preemption_service", True)
+    jax.distributed.initialize(
+      coordinator or None,
+      num_processes or None,
+      process_id if process_id >= 0 else None,
+    )
+
+
+def on_first(action: Callable[[], object]) -> None:
+  """Calls `action` on process 0 alone, and lets all others wait for it.
+
+  Raises: on every process, the UserError that it raised there: none is left waiting for the others.
+  """
+  error = None
+  if jax.process_index() == 0:
+    try:
+      action()
+    except errors.UserError as raised:
+      error = raised
+  if jax.process_count() > 1:
+    text = np.zeros(_MESSAGE_BYTES, np.uint8)
+    cut = str(error or "").encode()[:_MESSAGE_BYTES]
+    text[: len(cut)] = np.frombuffer(cut, np.uint8)
+    text = multihost_utils.broadcast_one_to_all(text)
+    message = np.asarray(text).tobytes().rstrip(b"\0").decode(errors="ignore")
+    error = error or (errors.UserError(message) if message else None)
+  if error is not None:
+    raise error
+
+
+def use_compilation_cache(cache_dir: str = "") -> pathlib.Path:
+  """Keeps compiled programs in `cache_dir` across runs and returns the folder.
+
+  An entry that was cut (a run killed while writing) makes JAX warn at every later start and is
+  never replaced by itself; here the warning deletes it, and the next compilation writes it anew.
+  """
+  cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  path = pathlib.Path(
+    cache_dir or os.environ.get("JAX_COMPILATION_CACHE_DIR") or f"{cache_home}/effnets/xla"
+  )
+  jax.config.update("jax_compilation_cache_dir", str(path))
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  if not isinstance(warnings.showwarning, _DeleteDamaged):
+    warnings.showwarning = _DeleteDamaged(path, warnings.showwarning)
+  warnings.showwarning.path = path
+  warnings.filterwarnings("always", message=_CACHE_WARNING)
+  return path
+
+
+class _DeleteDamaged:
+  """A `warnings.showwarning` that deletes the cache entries of the program JAX complains about."""
+
+  def __init__(self, path: pathlib.Path, otherwise):
+    self.path, self._otherwise = path, otherwise
+
+  def __call__(self, message, *args, **kwargs):
+    text = str(message)
+    if not text.startswith(_CACHE_WARNING):
+      return self._otherwise(message, *args, **kwargs)
+    name = text[len(_CACHE_WARNING) :].split("'")[1]
+    entries = list(self.path.glob(f"{name}-*"))
+    for entry in entries:
+      entry.unlink(missing_ok=True)
+    logging.warning(
+      "A compiled program in %s was damaged; deleted %d entries of %r and compiling it again.",
+      self.path,
+      len(entries),
+      name,
+    )

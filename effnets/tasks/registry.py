@@ -1,0 +1,115 @@
+"""Builds the task that a config names."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from effnets import augment, errors, models, ops, parallel
+from effnets.tasks import base, classification
+
+
+def create(
+  config: Any, placement: parallel.Placement, *, num_classes: int, step_batch: int
+) -> base.Task:
+  """Returns the task of `config`.
+
+  Args:
+    num_classes: of the data. step_batch: examples in one forward pass, over all devices.
+
+  Raises: UserError for a name or value that is none.
+  """
+  if config.task.name not in _TASKS:
+    raise errors.unknown("config.task.name", config.task.name, "a task", _TASKS)
+  return _TASKS[config.task.name](config, placement, num_classes, step_batch)
+
+
+def norm_group(setting: str | int, placement: parallel.Placement, step_batch: int) -> ops.Group:
+  """Returns the batch-norm group of `config.batch_norm.group`.
+
+  setting: who averages together.
+    local: each device its own part of the batch.
+    global: the whole batch.
+    tpu: as the papers' TPU code, local up to 8 devices, else groups of max(8, devices // 8).
+    a number: that many images.
+  step_batch: examples in one forward pass, over all devices.
+
+  Raises: UserError if groups of that size do not tile the batch and its parts.
+  """
+  key, shards = "config.batch_norm.group", placement.batch_shards
+  local = step_batch // shards
+  if setting == "local":
+    images = local
+  elif setting == "global":
+    images = step_batch
+  elif setting == "tpu":
+    images = local if shards <= 8 else local * max(8, shards // 8)
+  else:
+    try:
+      images = int(setting)
+    except ValueError:
+      options = ("local", "global", "tpu", "a number of images")
+      raise errors.unknown(key, setting, "a batch-norm group", options) from None
+    fits = 0 < images <= step_batch and step_batch % images == 0
+    if not fits or (images % local and local % images):
+      raise errors.UserError(
+        f"{key}={images} images do not tile a batch of {step_batch} over {shards} device(s) of "
+        f"{local}; give a divisor of {local} or a multiple of it that divides {step_batch}."
+      )
+  if placement.execution == "shard_map":
+    return ops.Group(images, parallel.BATCH_AXES, shards)
+  return ops.Group(images)
+
+
+def _classification(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> classification.Classification:
+  settings = config.model.to_dict()
+  name = settings.pop("name")
+  module = models.create(
+    name,
+    num_classes=num_classes,
+    group=norm_group(config.batch_norm.group, placement, step_batch),
+    **settings,
+  )
+  entry = models.entry(name)
+  task = config.task
+  if not 0 <= task.label_smoothing < 1:
+    raise errors.UserError(
+      f"config.task.label_smoothing={task.label_smoothing} is outside [0, 1); usual: 0.1."
+    )
+  if task.temperature <= 0:
+    raise errors.UserError(
+      f"config.task.temperature={task.temperature} is not positive; 1 leaves soft labels alone."
+    )
+  if task.mixup and (step_batch // placement.batch_shards) % task.mixup_group:
+    raise errors.UserError(
+      f"config.task.mixup_group={task.mixup_group} does not divide the "
+      f"{step_batch // placement.batch_shards} images of a device; 2 always does for even numbers."
+    )
+  return classification.Classification(
+    module=module,
+    placement=placement,
+    image_size=config.data.image_size,
+    num_classes=num_classes,
+    mean=entry.mean,
+    std=entry.std,
+    policy=_policy(config.augment.to_dict()),
+    label_smoothing=task.label_smoothing,
+    temperature=task.temperature,
+    mixup=task.mixup,
+    mixup_group=task.mixup_group,
+    dtype=jnp.dtype(config.model.dtype),
+  )
+
+
+def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
+  """Returns the device-side augmentation; None if nothing is switched on."""
+  if not settings["randaugment"]["layers"]:
+    settings["randaugment"] = None
+  if not any(settings.get(name) for name in ("crop", "flip", "shift", "randaugment")):
+    augment.create(settings)  # for its checks
+    return None
+  return augment.create(settings)
+
+
+_TASKS = {"classification": _classification}

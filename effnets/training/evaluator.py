@@ -1,0 +1,82 @@
+"""Runs a task's predictions over a whole set, each example once, on any mesh."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from effnets import data, parallel
+from effnets.tasks import base
+
+
+def create(config: Any, task: base.Task, placement: parallel.Placement) -> "Predictor":
+  """Returns the predictor that a config asks for."""
+  reading = {name: config.data[name] for name in ("workers", "threads", "max_unreadable")}
+  return Predictor(task, placement, batch_size=config.eval_batch_size, **reading)
+
+
+class Predictor:
+  """A compiled `task.predict`, shared by every set and every moment of a run.
+
+  Compiles when first used. Outputs come back whole to every process.
+  """
+
+  def __init__(
+    self, task: base.Task, placement: parallel.Placement, *, batch_size: int, **reading: Any
+  ):
+    """Takes the task; `reading`: `workers`, `threads`, `max_unreadable` of `data.eval_batches`."""
+    self._task, self._placement, self._batch_size = task, placement, batch_size
+    self._reading = reading
+    self._compiled = None
+
+  def compile(self, variables: PyTree, batch: PyTree) -> None:
+    """Compiles for arrays or shapes with shardings; done by itself at first use."""
+
+    def predict(variables, batch):
+      variables = {**variables, "params": self._placement.gather(variables["params"])}
+      kept = {name: batch[name] for name in ("label", "mask", "index")}
+      return self._task.predict(variables, batch), kept
+
+    jitted = jax.jit(predict, out_shardings=self._placement.replicated)
+    self._compiled = jitted.lower(variables, batch).compile()
+
+  def batches(
+    self, variables: PyTree, source: data.Source, transform: Callable | None = None
+  ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Yields (outputs, examples) batch by batch on the host, in the source's order, unpadded.
+
+    Unreadable examples are left out; `examples["index"]` says which are there.
+    """
+    host = data.eval_batches(
+      source,
+      self._batch_size,
+      transform=transform,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      **self._reading,
+    )
+    with data.place(host, self._placement.mesh) as placed:
+      for batch in placed:
+        if self._compiled is None:
+          self.compile(variables, batch)
+        outputs, kept = jax.device_get(self._compiled(variables, batch))
+        real = kept.pop("mask")
+        select = lambda x, real=real: x[real]  # noqa: E731
+        yield jax.tree.map(select, outputs), jax.tree.map(select, kept)
+
+  def all(
+    self, variables: PyTree, source: data.Source, transform: Callable | None = None
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns (outputs, examples) of all readable examples of the source, in its order."""
+    parts = list(self.batches(variables, source, transform))
+    outputs, examples = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    order = np.argsort(examples["index"], kind="stable")
+    return jax.tree.map(lambda x: x[order], (outputs, examples))
+
+  def evaluate(
+    self, variables: PyTree, source: data.Source, transform: Callable | None = None
+  ) -> dict[str, float]:
+    """Returns the task's figures over the whole source."""
+    return self._task.evaluate(*self.all(variables, source, transform))

@@ -1,0 +1,262 @@
+"""The one training loop: every task of every paper goes through `train`.
+
+Data flows one way: source -> example -> batch on the mesh -> augment -> model -> loss -> gradient
+-> state. What differs between papers is the task and the config.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import optax
+from absl import logging
+from jaxtyping import PyTree
+
+from effnets import configuration, data, parallel, tasks
+from effnets.training import (
+  accidents,
+  checkpoints,
+  evaluator,
+  events,
+  inputs,
+  meters,
+  optimizers,
+  progress,
+  signals,
+  state,
+  step,
+  writers,
+)
+
+Sources = Mapping[str, data.Source]
+_NO_SOURCES: Sources = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a finished training gives.
+
+  figures: split name -> figures of the last state. steps: updates done in all.
+  seconds: of this call. variables: those that evaluation uses, on the mesh.
+  """
+
+  figures: dict[str, dict[str, float]]
+  steps: int
+  seconds: float
+  variables: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+  """A config turned into what a training needs, all of it checked and nothing compiled."""
+
+  placement: parallel.Placement
+  examples: inputs.Training
+  splits: dict[str, data.Source]
+  task: tasks.Task
+  schedule: optax.Schedule
+  optimizer: optax.GradientTransformation
+  total_steps: int
+
+
+class Stopped(Exception):
+  """The run was asked to stop, has saved its state and is resumed by the same command."""
+
+
+def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
+  """Returns mesh, data, task and optimizer of `config`.
+
+  Args:
+    sources: data made by an earlier stage, by the name that the config calls it.
+
+  Raises: UserError for every mistake that can be known before compiling.
+  """
+  configuration.check(config)
+  placement = inputs.placement(config)
+  inputs.check_batches(config, placement)
+  examples = inputs.training(config, sources)
+  splits = dict.fromkeys((config.data.split.validation, config.data.split.test))
+  total_steps = inputs.total_steps(config, examples)
+  task = tasks.create(
+    config,
+    placement,
+    num_classes=examples.num_classes,
+    step_batch=examples.batch_size // config.accumulate,
+  )
+  schedule = inputs.schedule(config, examples, total_steps)
+  return Ready(
+    placement=placement,
+    examples=examples,
+    splits={split: inputs.evaluation(config, split) for split in splits},
+    task=task,
+    schedule=schedule,
+    optimizer=inputs.optimizer(config, schedule, task),
+    total_steps=total_steps,
+  )
+
+
+def train(
+  config: Any,
+  workdir: str | pathlib.Path,
+  *,
+  name: str = "training",
+  sources: Sources = _NO_SOURCES,
+  frozen: PyTree = (),
+  initial: PyTree | None = None,
+) -> Result:
+  """Trains `config` in `workdir`, resuming by itself, and returns the final figures.
+
+  Args:
+    config: as `configuration.base()`. workdir: holds checkpoints, metrics and events.
+    name: what the progress line calls the run. sources: see `prepare`.
+    frozen: arrays the task needs beside its variables, whole and equal in every process.
+    initial: variables to start from instead of fresh ones, as host arrays or on any mesh.
+
+  Raises:
+    UserError for a mistake that can be known before compiling, or a loss that is not finite.
+    Stopped after SIGTERM.
+  """
+  # 1. to 3. Mesh, input, model and optimizer shapes.
+  started = time.perf_counter()
+  ready = prepare(config, sources)
+  placement, examples, task, total = (
+    ready.placement,
+    ready.examples,
+    ready.task,
+    ready.total_steps,
+  )
+
+  # 4. Workdir and logging; after the checks, so that a mistyped config claims no workdir.
+  workdir = pathlib.Path(workdir)
+  main_process = jax.process_index() == 0
+  parallel.on_first(lambda: configuration.claim_workdir(workdir, config))
+  log = events.Events(workdir, active=main_process)
+
+  # 5. Shard and initialise (what is fresh is drawn in 7., when nothing is there to restore).
+  average = config.ema.decay > 0
+  abstract = state.create(task.abstract(), ready.optimizer, seed=config.seed, average=average)
+  shardings = placement.state(abstract)
+  abstract = state.placed(abstract, shardings)
+  frozen = placement.put(frozen, placement.state(frozen))
+
+  # 6. Update step.
+  update = step.create(
+    task,
+    ready.optimizer,
+    placement,
+    batch_size=examples.batch_size,
+    schedule=ready.schedule,
+    accumulate=config.accumulate,
+    coupled_weight_decay=optimizers.coupled_weight_decay(config.optimizer),
+    ema_decay=config.ema.decay,
+  )
+
+  # 7. Restore: own workdir, then the given variables, then from scratch.
+  saver = checkpoints.Checkpoints(
+    workdir / "checkpoints",
+    keep=config.checkpoint.keep,
+    best_metric=config.checkpoint.best_metric,
+    best_mode=config.checkpoint.best_mode,
+  )
+  if saver.latest() is None:
+    variables = task.init(config.seed) if initial is None else parallel.to_host(initial)
+    fresh = state.create(variables, ready.optimizer, seed=config.seed, average=average)
+    current, first = placement.put(fresh, shardings), 0
+    logging.info("%s starts from %s.", name, "scratch" if initial is None else "given variables")
+  else:
+    with log.span("restore"):
+      current, first, _ = saver.restore(abstract)
+    log.add("restart", 0.0, step=first)
+    logging.info("%s resumes at step %d of %d.", name, first, total)
+
+  # 8. Evaluators.
+  predictor = evaluator.create(config, task, placement)
+
+  def evaluate(split: str) -> dict[str, float]:
+    with bar.paused("evaluation"), meter.paused(), log.span("eval", step=now, split=split):
+      source = ready.splits[split]
+      transform = inputs.evaluation_transform(config, source)
+      figures = predictor.evaluate(current.evaluated(), source, transform)
+    named = {f"{split}/{key}": value for key, value in figures.items()}
+    if not (now == first and named.keys() <= reported):
+      writer.scalars(now, named)
+    return figures
+
+  def healthy_or_stop(unhealthy: int | None) -> None:
+    if unhealthy is not None:
+      gradient = step.gradients(task, placement, accumulate=config.accumulate)
+      raise accidents.non_finite(workdir, unhealthy, current, examples, gradient, placement, frozen)
+
+  def save(figures: dict[str, float] | None) -> None:
+    healthy_or_stop(meter.unhealthy())
+    with bar.paused("checkpoint"), meter.paused(), log.span("checkpoint", step=now):
+      saver.save(now, current, metrics=figures)
+
+  # 9. Loop.
+  now, figures = first, {}
+  reported = _reported(workdir, first) if main_process else set()
+  meter = meters.Meter(examples.batch_size)
+  every_save = inputs.every(config.checkpoint, "config.checkpoint", examples, total)
+  every_evaluation = inputs.every(config.evaluation, "config.evaluation", examples, total)
+  with (
+    log,
+    saver,
+    writers.Writer(workdir, tensorboard=config.tensorboard, active=main_process) as writer,
+    inputs.batches(config, placement, examples, state.position(current)) as batches,
+    progress.Progress(total, name, start=first, active=main_process) as bar,
+    signals.StopSignal() as stop,
+    jax.transfer_guard("disallow"),
+  ):
+    writer.truncate_after(first)
+    if now < total:
+      with log.span("compile", program="update"):
+        compiled = step.compile_update(
+          update, placement, abstract, frozen, examples.abstract_batch(placement)
+        )
+      meter.start(batches.waited)
+    while now < total:
+      if stop.requested(now):
+        save(None)
+        raise Stopped(f"{name} stopped at step {now} of {total}; the same command resumes it.")
+      batch = next(batches)
+      current, metrics = compiled(current, frozen, batch)
+      now += 1
+      healthy_or_stop(meter.add(now, metrics))
+      last = now == total
+      if last or now % config.log_every_steps == 0:
+        healthy_or_stop(meter.unhealthy())
+        steps, logged = meter.steps, meter.flush(batches.waited)
+        writer.scalars(now, logged)
+        waited = logged["seconds"] * logged["input_wait"]
+        log.add("step", logged["seconds"] - waited, step=now, steps=steps)
+        log.add("input_wait", waited, step=now)
+        bar.update(
+          now,
+          images=steps * examples.batch_size,
+          input_wait=waited,
+          values={"loss": logged["train/loss"], "top-1": logged["train/top1"]},
+        )
+      validated = None
+      if last or now % every_evaluation == 0:
+        healthy_or_stop(meter.unhealthy())
+        validated = evaluate(config.data.split.validation)
+      if last or now % every_save == 0:
+        save(validated)
+      if last:
+        figures[config.data.split.validation] = validated
+    for split in ready.splits:
+      if split not in figures:
+        figures[split] = evaluate(split)
+
+  # 10. Shut-down: leaving the block above has waited for the last checkpoint.
+  return Result(figures, now, time.perf_counter() - started, current.evaluated())
+
+
+def _reported(workdir: pathlib.Path, step: int) -> set[str]:
+  """Returns the figures that an earlier start of the run wrote for `step`, not to write twice."""
+  lines = writers.read(workdir / writers.FILE)
+  return {name for line in lines if line.get("step") == step for name in line}

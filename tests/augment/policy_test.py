@@ -1,0 +1,107 @@
+"""Policies from configs: composition, errors, one device against eight, contact sheets."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from ml_collections import config_dict
+from PIL import Image
+
+from effnets import augment, errors, streams
+
+_BATCH = 24
+
+
+def _keys(count=_BATCH):
+  key = streams.stream(jax.random.key(0), "augment")
+  return streams.example_keys(key, streams.words(np.arange(count)))
+
+
+def _images(count=_BATCH):
+  return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
+
+
+def test_order_and_streams():
+  # What moves in is black before RandAugment inverts it.
+  config = {"flip": True, "shift": 4, "randaugment": {"layers": 1, "operations": ("invert",)}}
+  result = np.asarray(jax.jit(augment.create(config))(_images(), _keys()))
+
+  @jax.jit
+  def steps(images, keys):
+    flip, shift = (
+      jax.vmap(lambda key, name=name: streams.stream(key, name))(keys) for name in ("flip", "shift")
+    )
+    return augment.shift(augment.flip(images, flip), shift, pixels=4)
+
+  np.testing.assert_array_equal(255 - np.asarray(steps(_images(), _keys())), result)
+
+
+def test_eight_devices_equal_one():
+  config = {"crop": {"area": (0.5, 1.0)}, "flip": True, "shift": 4, "shift_mode": "reflect"}
+  policy = augment.create(config_dict.ConfigDict(config))
+  result = np.asarray(jax.jit(policy)(_images(), _keys()))
+  mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
+  mapped = jax.shard_map(
+    policy, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
+  )
+  np.testing.assert_array_equal(jax.jit(mapped)(_images(), _keys()), result)
+
+
+@pytest.mark.parametrize("config", [None, {}, {"flip": False, "shift": 0, "randaugment": None}])
+def test_nothing_changes_nothing(config):
+  np.testing.assert_array_equal(augment.create(config)(_images(), _keys()), _images())
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    (
+      {"flipp": True},
+      r"augment\.flipp=True is not a setting.*Nearest: config\.augment\.flip\.",
+    ),
+    ({"flip": 1}, r"config\.augment\.flip=1 is not True or False"),
+    ({"shift": -4}, r"config\.augment\.shift=-4 is not a whole number in \[0, 1024\]"),
+    ({"shift": 4.0}, r"config\.augment\.shift=4\.0"),
+    ({"shift_fill": 256}, r"config\.augment\.shift_fill=256"),
+    ({"shift_mode": "refelct"}, r"config\.augment\.shift_mode='refelct'.*Nearest: 'reflect'"),
+    ({"crop": 0.5}, r"config\.augment\.crop=0\.5 is not a mapping"),
+    (
+      {"crop": {"areas": 1}},
+      r"augment\.crop\.areas=1.*Nearest: config\.augment\.crop\.area\.",
+    ),
+    ({"crop": {"area": (0, 1)}}, r"config\.augment\.crop\.area=\(0, 1\) is not an ascending pair"),
+    ({"crop": {"aspect": (2, 1)}}, r"config\.augment\.crop\.aspect=\(2, 1\)"),
+    ({"randaugment": 9}, r"config\.augment\.randaugment=9 is not a mapping"),
+    (
+      {"randaugment": {"layer": 2}},
+      r"randaugment\.layer=2 is not .*Nearest: .*randaugment\.layers\.",
+    ),
+    ({"randaugment": {"magnitude": 99}}, r"config\.augment\.randaugment\.magnitude=99"),
+    ([], r"config\.augment=\[\] is not a mapping"),
+  ],
+)
+def test_errors(config, message):
+  with pytest.raises(errors.UserError, match=message):
+    augment.create(config)
+
+
+def test_shift_larger_than_the_image():
+  with pytest.raises(errors.UserError, match=r"config\.augment\.shift=16 .*nearest: 15"):
+    augment.create({"shift": 16})(_images(), _keys())
+
+
+def test_contact_sheet(tmp_path):
+  policy = augment.create({"flip": True})
+  images = _images(3)
+  sheet = augment.contact_sheet(images, policy, seed=4, count=5)
+  assert sheet.shape == (3 * 18 - 2, 6 * 18 - 2, 3) and sheet.dtype == np.uint8
+  np.testing.assert_array_equal(sheet[18:34, :16], images[1])
+  tile = sheet[36:52, 18:34]
+  assert (tile == images[2]).all() or (tile == images[2][:, ::-1]).all()
+  assert (sheet[16:18] == 255).all()
+  np.testing.assert_array_equal(augment.contact_sheet(images, policy, seed=4, count=5), sheet)
+  augment.write_png(tmp_path / "sheet.png", sheet)
+  np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "sheet.png")), sheet)
+  with pytest.raises(ValueError, match="count=0"):
+    augment.contact_sheet(images, policy, count=0)

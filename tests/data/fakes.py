@@ -1,0 +1,33 @@
+"""Small sources for tests: example i is recognisable by its pixels and label."""
+
+import numpy as np
+
+from effnets.data import sources
+
+
+class Numbered:
+  """`count` examples; example i has every pixel i % 256 and label i % classes; some are broken."""
+
+  def __init__(self, count, *, size=4, classes=10, broken=(), soft=False, name="numbered"):
+    self.name, self.num_classes, self.image_size = name, classes, size
+    self.class_names = tuple(map(str, range(classes)))
+    self._count, self._broken, self._soft = count, frozenset(broken), soft
+
+  def __len__(self):
+    return self._count
+
+  def __getitem__(self, index):
+    if not 0 <= index < self._count:
+      raise IndexError(index)
+    if index in self._broken:
+      raise sources.Unreadable(f"file{index}.jpg (damaged)")
+    side = self.image_size
+    example = {
+      "image": np.full((side, side, 3), index % 256, np.uint8),
+      "label": np.int32(index % self.num_classes),
+    }
+    if self._soft:
+      probabilities = np.full(self.num_classes, 0.5 / (self.num_classes - 1), np.float32)
+      probabilities[index % self.num_classes] = 0.5
+      example["probabilities"] = probabilities
+    return example

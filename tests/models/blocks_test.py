@@ -1,0 +1,94 @@
+"""Stage tables: rounding, unrolling, and the block they name against a composition by hand."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from effnets.models import blocks, initialize, layers
+
+
+@pytest.mark.parametrize(
+  "filters,width,rounded",
+  [
+    (32, 1.2, 40),
+    (16, 1.2, 24),
+    (24, 1.4, 32),
+    (112, 1.1, 120),
+    (1280, 1.1, 1408),
+    (32, 4.3, 136),
+    (320, 4.3, 1376),
+    (8, 0.5, 8),
+  ],
+)
+def test_round_filters(filters, width, rounded):
+  assert blocks.round_filters(filters, width) == rounded
+
+
+@pytest.mark.parametrize("repeats,depth,rounded", [(1, 1.1, 2), (4, 3.1, 13), (3, 2.6, 8)])
+def test_round_repeats(repeats, depth, rounded):
+  assert blocks.round_repeats(repeats, depth) == rounded
+
+
+def test_scale_and_unroll():
+  table = blocks.Table(
+    32, (blocks.Row("mbconv", 3, 2, 6, 24, 2), blocks.Row("mbconv", 5, 1, 4, 40)), 128
+  )
+  scaled = blocks.scale(table, width=1.4, depth=1.2)
+  assert (scaled.stem, scaled.head) == (48, 176)
+  assert [(row.channels, row.repeats) for row in scaled.rows] == [(32, 3), (56, 2)]
+  unrolled = blocks.unroll(scaled.rows)
+  assert [(row.kernel, row.stride) for row in unrolled] == [(3, 2), (3, 1), (3, 1), (5, 1), (5, 1)]
+  assert all(row.repeats == 1 for row in unrolled)
+
+
+SQUEEZE = layers.Squeeze(0.25)
+
+
+@pytest.mark.parametrize(
+  "row,parts,skip",
+  [
+    (blocks.Row("mbconv", 3, 1, 1, 8, 1, SQUEEZE), {"depthwise", "squeeze", "project"}, True),
+    (blocks.Row("mbconv", 3, 1, 3, 8), {"expand", "depthwise", "project"}, True),
+    (blocks.Row("mbconv", 3, 1, 3, 8, skip=False), {"expand", "depthwise", "project"}, False),
+    (blocks.Row("mbconv", 3, 1, 2, 16), {"expand", "depthwise", "project"}, False),
+    (blocks.Row("mbconv", 5, 2, 2, 8), {"expand", "depthwise", "project"}, False),
+  ],
+)
+def test_skip_where_shapes_agree(getkey, row, parts, skip):
+  x = np.asarray(jax.random.normal(getkey("x"), (1, 6, 6, 8)))
+  block = blocks.MBConv(row)
+  variables = initialize.init(block, 0, inputs=(x,))
+  assert variables["params"].keys() == parts
+  # A projection norm of scale 0 and shift 1 leaves the skip alone.
+  norm = variables["params"]["project"]["norm"]
+  norm["scale"], norm["bias"] = norm["scale"] * 0, norm["bias"] + 1
+  side = 6 // row.stride
+  want = x + 1 if skip else np.ones((1, side, side, row.channels))
+  np.testing.assert_allclose(block.apply(variables, x), want, atol=1e-6)
+
+
+def test_fractional_expansion_is_rounded():
+  # MobileNetV3: 80 channels times 2.3 are 184.
+  row = blocks.Row("mbconv", 3, 1, 184 / 80, 80)
+  shapes = initialize.abstract(
+    blocks.MBConv(row), inputs=(jax.ShapeDtypeStruct((1, 4, 4, 80), np.float32),)
+  )
+  assert shapes["params"]["expand"]["conv"]["kernel"].shape == (1, 1, 80, 184)
+
+
+def test_dropped_examples_keep_their_input(getkey):
+  x = np.asarray(jax.random.normal(getkey("x"), (3, 4, 4, 8)))
+  block = blocks.MBConv(blocks.Row("mbconv", 3, 1, 2, 8, 1, SQUEEZE), drop_rate=0.5)
+  variables = initialize.init(block, 0, inputs=(x,))
+  noise = np.array([0.2, 0.7, 0.49], np.float32)
+  plain, got = block.apply(variables, x, True), block.apply(variables, x, True, noise)
+  np.testing.assert_array_equal(got[np.array([0, 2])], x[[0, 2]])
+  np.testing.assert_allclose(got[1] - x[1], 2 * (plain[1] - x[1]), rtol=1e-4, atol=1e-5)
+  # No noise outside training, nor at rate 0.
+  np.testing.assert_array_equal(
+    block.apply(variables, x, False, noise), block.apply(variables, x, False)
+  )
+  still = dataclasses.replace(block, drop_rate=0.0)
+  np.testing.assert_array_equal(still.apply(variables, x, True, noise), plain)

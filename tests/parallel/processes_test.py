@@ -1,0 +1,31 @@
+"""The persistent compilation cache, and what happens to a damaged entry."""
+
+import subprocess
+import sys
+
+_PROGRAM = """
+import sys
+import jax
+from effnets import parallel
+parallel.processes.use_compilation_cache(sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+print(float(jax.jit(lambda x: (x * x).sum())(jax.numpy.arange(4.0))))
+"""
+
+
+def _run(cache):
+  done = subprocess.run(
+    [sys.executable, "-c", _PROGRAM, str(cache)], capture_output=True, text=True, check=True
+  )
+  assert float(done.stdout.split()[-1]) == 14.0
+  return done.stderr
+
+
+def test_a_damaged_entry_is_deleted_and_written_anew(tmp_path):
+  _run(tmp_path)
+  entry = next(p for p in tmp_path.iterdir() if "lambda" in p.name and p.name.endswith("-cache"))
+  whole = entry.read_bytes()
+  entry.write_bytes(whole[: len(whole) // 2])
+  assert "was damaged; deleted" in _run(tmp_path)
+  assert len(entry.read_bytes()) > len(whole) // 2
+  assert "damaged" not in _run(tmp_path)

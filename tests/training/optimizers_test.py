@@ -1,0 +1,242 @@
+"""Optimizers against the sheet's three steps and loops in NumPy."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from effnets import errors
+from effnets.training import optimizers
+
+PARAMS = {
+  "stem": {"conv": {"kernel": jnp.array([1.0, -2.0])}, "bn": {"scale": jnp.array([1.5])}},
+  "stem_2": {"kernel": jnp.array([0.5])},
+  "head": {"kernel": jnp.array([3.0]), "bias": jnp.array([0.25])},
+}
+GRADS = jax.tree.map(lambda v: 0.5 * v + 0.1, PARAMS)
+
+
+def run(config, params=PARAMS, grads=GRADS, rates=(0.1, 0.1, 0.1)):
+  """Returns params after one update per rate with constant gradients."""
+  rates_array = jnp.array(rates)
+  tx = optimizers.create(config, lambda step: rates_array[step])
+  state = tx.init(params)
+  for _ in rates:
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  return params, state
+
+
+def loop(update, decays=lambda path: True, rates=(0.1, 0.1, 0.1)):
+  """Returns params after the scalar rule `update(v, g, slots, lr, t, decays)`, leaf by leaf."""
+
+  def leaf(path, v, g):
+    v, g, slots = np.float64(v), np.float64(g), {}
+    for t, lr in enumerate(rates):
+      v = v - update(v, g, slots, lr, t + 1, decays(optimizers.path_name(path)))
+    return v
+
+  return jax.tree_util.tree_map_with_path(leaf, PARAMS, GRADS)
+
+
+def check(actual, expected, rtol=2e-6, atol=0.0):
+  jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
+
+
+# Adam's 1 - b2 ** t is off by up to 6e-5 of itself in float32, so three steps of 0.1 by 1e-5.
+ADAM = 1e-5
+
+
+def test_rmsprop_is_tensorflows():
+  tx = optimizers.create({"name": "rmsprop"}, lambda step: 0.1)
+  v, g = jnp.float32(1.0), jnp.float32(0.5)
+  state = tx.init(v)
+  rows = [(0.925, 0.0519594, 0.9480406), (0.8575, 0.1007270, 0.8473136)]
+  rows += [(0.79675, 0.1466348, 0.7006788)]
+  for ms, mom, expected in rows:
+    updates, state = tx.update(g, state, v)
+    v = optax.apply_updates(v, updates)
+    slots = jax.tree.leaves(state)
+    # Slots: the mean square, the schedule's count, the (negative) momentum.
+    assert any(np.isclose(s, ms, rtol=1e-6) for s in slots)
+    assert any(np.isclose(s, -mom, rtol=1e-6) for s in slots)
+    np.testing.assert_allclose(v, expected, rtol=1e-6)
+
+
+def test_rmsprop_puts_the_rate_inside_the_momentum():
+  def rule(v, g, s, lr, t, decays):
+    s["ms"] = 0.8 * s.get("ms", 1.0) + 0.2 * g * g
+    s["mom"] = 0.7 * s.get("mom", 0.0) + lr * g / np.sqrt(s["ms"] + 0.01)
+    return s["mom"]
+
+  rates = (0.0, 0.1, 0.03, 0.2)
+  config = {"name": "rmsprop", "decay": 0.8, "momentum": 0.7, "eps": 0.01}
+  check(run(config, rates=rates)[0], loop(rule, rates=rates))
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgd(nesterov):
+  def rule(v, g, s, lr, t, decays):
+    s["mom"] = 0.9 * s.get("mom", 0.0) + g
+    return lr * (g + 0.9 * s["mom"] if nesterov else s["mom"])
+
+  check(run({"name": "sgd", "nesterov": nesterov})[0], loop(rule))
+
+
+def adam(g, s, t, b1=0.9, b2=0.999, eps=1e-8):
+  s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+  s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * g * g
+  return s["m"] / (1 - b1**t) / (np.sqrt(s["v"] / (1 - b2**t)) + eps)
+
+
+def test_adam():
+  check(run({"name": "adam"})[0], loop(lambda v, g, s, lr, t, d: lr * adam(g, s, t)), atol=ADAM)
+
+
+def test_adamw_decays_all_but_norms():
+  def rule(v, g, s, lr, t, decays):
+    return lr * (adam(g, s, t) + (0.3 * v if decays else 0.0))
+
+  expected = loop(rule, decays=lambda path: "/bn/" not in path)
+  check(run({"name": "adamw", "weight_decay": 0.3})[0], expected, atol=ADAM)
+
+
+def test_lamb():
+  def rule(v, g, s, lr, t, decays):
+    u = adam(g, s, t, eps=1e-6) + (0.3 * v if decays else 0.0)
+    return lr * u * np.linalg.norm(v) / np.linalg.norm(u)
+
+  expected = loop(rule, decays=lambda path: "/bn/" not in path)
+  check(run({"name": "lamb", "weight_decay": 0.3})[0], expected, atol=ADAM)
+
+
+def test_lars():
+  def leaf(path, v, g):
+    name, mom, v, g = optimizers.path_name(path), 0.0, np.float64(v), np.float64(g)
+    for _ in range(3):
+      u = g if "/bn/" in name else g + 0.3 * v
+      if name.endswith("kernel"):
+        u = u * 0.001 * np.linalg.norm(v) / np.linalg.norm(u)
+      mom = 0.9 * mom + 0.1 * u
+      v = v - mom
+    return v
+
+  expected = jax.tree_util.tree_map_with_path(leaf, PARAMS, GRADS)
+  check(run({"name": "lars", "weight_decay": 0.3})[0], expected, rtol=1e-5)
+
+
+def test_clipping_is_of_the_global_norm():
+  params, _ = run(
+    {"name": "sgd", "momentum": 0.0, "nesterov": False, "clip_norm": 0.2}, rates=[1.0]
+  )
+  norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(GRADS)))
+  check(params, jax.tree.map(lambda v, g: v - g * 0.2 / norm, PARAMS, GRADS))
+
+
+def test_frozen_weights_stay_and_others_move():
+  config = {"name": "adamw", "frozen": ["stem", "head/bias"], "weight_decay": 0.1, "clip_norm": 0.2}
+  params, state = run(config)
+  np.testing.assert_array_equal(params["stem"]["conv"]["kernel"], [1.0, -2.0])
+  np.testing.assert_array_equal(params["stem"]["bn"]["scale"], [1.5])
+  np.testing.assert_array_equal(params["head"]["bias"], [0.25])
+  assert params["stem_2"]["kernel"] != 0.5 and params["head"]["kernel"] != 3.0
+  # Neither state nor a share of the clipped norm is spent on frozen weights.
+  trained = {"stem_2": PARAMS["stem_2"], "head": {"kernel": PARAMS["head"]["kernel"]}}
+  grads = {"stem_2": GRADS["stem_2"], "head": {"kernel": GRADS["head"]["kernel"]}}
+  alone, alone_state = run({**config, "frozen": ()}, trained, grads)
+  np.testing.assert_array_equal(params["head"]["kernel"], alone["head"]["kernel"])
+
+  def size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+  assert size(state) == size(alone_state)
+
+
+@pytest.mark.parametrize(
+  "path, expected",
+  [
+    ("stem/conv/kernel", True),
+    ("block_3/depthwise/kernel", True),
+    ("block_3/se/reduce/bias", True),
+    ("head/dense/bias", True),
+    ("stem/bn/scale", False),
+    ("stem/bn/bias", False),
+    ("block_3/project_bn/bias", False),
+    ("BatchNorm_0/scale", False),
+    ("norm2/bias", False),
+    ("head_norm/scale", False),
+    ("tpu_batch_normalization_2/gamma", False),
+  ],
+)
+def test_decayed(path, expected):
+  assert optimizers.decayed(path) is expected
+
+
+def test_mask_and_coupled_weight_decay():
+  assert optimizers.mask(PARAMS) == {
+    "stem": {"conv": {"kernel": True}, "bn": {"scale": False}},
+    "stem_2": {"kernel": True},
+    "head": {"kernel": True, "bias": True},
+  }
+  assert optimizers.coupled_weight_decay({"name": "rmsprop", "weight_decay": 1e-5}) == 1e-5
+  assert optimizers.coupled_weight_decay({"name": "adamw", "weight_decay": 1e-5}) == 0.0
+
+
+def test_takes_config_dicts_with_fields_of_several_optimizers():
+  config = ml_collections.ConfigDict(
+    {"name": "sgd", "learning_rate": 0.1, "b1": None, "eps": None, "frozen": ("stem",)}
+  )
+  params, _ = run(ml_collections.FrozenConfigDict(config))
+  np.testing.assert_array_equal(params["stem"]["bn"]["scale"], [1.5])
+
+
+@pytest.mark.parametrize(
+  "config, message",
+  [
+    (
+      {"name": "rmsprob"},
+      r"config.optimizer.name='rmsprob' is not an optimizer. Nearest: 'rmsprop'",
+    ),
+    ({}, r"config.optimizer.name=None is not an optimizer. Valid: 'adam', 'adamw'"),
+    ({"name": "sgd", "momentun": 1}, r"config.optimizer.momentun=1: .* Nearest: momentum"),
+    ({"name": "sgd", "b1": 0.5}, r"config.optimizer.b1=0.5 has no effect on 'sgd'"),
+    (
+      {"name": "sgd", "momentum": 1.0},
+      r"config.optimizer.momentum=1.0 should be a number in \[0, 1\)",
+    ),
+    ({"name": "sgd", "clip_norm": 0}, r"config.optimizer.clip_norm=0 should be a positive number"),
+    ({"name": "sgd", "weight_decay": float("nan")}, r"weight_decay=nan should be"),
+    (
+      {"name": "adamw", "weight_decay_kind": "coupled"},
+      r"weight_decay_kind='coupled' does not go with config.optimizer.name='adamw'.*rmsprop",
+    ),
+    ({"name": "sgd", "weight_decay_kind": "l2"}, r"weight_decay_kind='l2' is not a kind"),
+  ],
+)
+def test_errors(config, message):
+  with pytest.raises(errors.UserError) as caught:
+    optimizers.create(config, lambda step: 0.1)
+  assert re.search(message, str(caught.value)), str(caught.value)
+
+
+def test_frozen_prefix_that_covers_nothing():
+  tx = optimizers.create({"name": "sgd", "frozen": ["stem_3"]}, lambda step: 0.1)
+  with pytest.raises(errors.UserError, match=r"config.optimizer.frozen='stem_3' .*'stem_2'"):
+    jax.eval_shape(tx.init, PARAMS)
+
+
+def test_coupled_decay_is_the_gradient_of_the_loss_term():
+  def term(params):
+    weights = [
+      params["stem"]["conv"]["kernel"],
+      params["stem_2"]["kernel"],
+      *params["head"].values(),
+    ]
+    return 0.3 * sum(0.5 * jnp.sum(w**2) for w in weights)
+
+  expected = jax.tree.map(jnp.add, GRADS, jax.grad(term)(PARAMS))
+  check(optimizers.add_coupled_decay(GRADS, PARAMS, 0.3), expected)
