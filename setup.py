@@ -22,6 +22,7 @@ setuptools.setup(
   package_dir={"effnets.configs": "configs"},
   install_requires=[
     "absl-py>=2.1",
+    "array_record>=0.8.1",
     "clu>=0.0.12",
     "flax>=0.12,<0.13",
     "grain>=0.2.15",

@@ -112,6 +112,14 @@ def _imagenet(config, unlabelled):
         "data": {"image_size": 800, "random_crop": False},
         "model": {"frozen_blocks": 44},
         "train": {"epochs": 1.5},
+        # The last steps of the long run's schedule: its rate there does not change any more.
+        "optimizer": {"learning_rate": 0.016 * 0.97**145},
+        "schedule": {
+          "name": "constant",
+          "warmup_epochs": None,
+          "decay_epochs": None,
+          "decay_rate": None,
+        },
       },
       "labels": {
         "source": unlabelled,

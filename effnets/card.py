@@ -22,12 +22,14 @@ EXPERIMENTS = pathlib.Path("experiments")
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-  """Returns the mean and its standard error, s / sqrt(n) with s over n - 1.
+  """Returns the mean and its standard error, s / sqrt(n) with s over n - 1; nan for one value.
 
   >>> mean_and_error([1.0, 2.0, 3.0])
   (2.0, 0.5773502691896258)
   """
   values = np.asarray(values, np.float64)
+  if len(values) < 2:
+    return float(values.mean()), math.nan
   return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
@@ -109,19 +111,36 @@ def write(paper: str) -> pathlib.Path:
 
   Raises: UserError if there is no such paper, or no results of it.
   """
-  measured = sorted(p.parent.name for p in EXPERIMENTS.glob("*/results.json"))
+  measured = _measured()
   if paper not in measured:
-    raise errors.unknown("the paper", paper, "one with experiments/PAPER/results.json", measured)
-  folder = EXPERIMENTS / paper
-  path = folder / "README.md"
-  path.write_text(render(json.loads((folder / "results.json").read_text())), encoding="utf-8")
+    what = "one with experiments/PAPER/results.json below the current folder"
+    raise errors.unknown("the paper", paper, what, measured)
+  results = EXPERIMENTS / paper / "results.json"
+  try:
+    text = render(json.loads(results.read_text(encoding="utf-8")))
+  except (ValueError, KeyError, TypeError) as error:
+    raise errors.UserError(
+      f"{results} cannot be shown ({type(error).__name__}: {error}); "
+      f"`python experiments/{paper}/measure.py` makes it."
+    ) from error
+  path = results.with_name("README.md")
+  path.write_text(text, encoding="utf-8")
   return path
+
+
+def _measured() -> list[str]:
+  return sorted(path.parent.name for path in EXPERIMENTS.glob("*/results.json"))
 
 
 def main(papers: Sequence[str]) -> int:
   """Writes the cards of `papers`, or of all that were measured; returns the exit status."""
   try:
-    for paper in papers or sorted(p.parent.name for p in EXPERIMENTS.glob("*/results.json")):
+    if not papers and not _measured():
+      raise errors.UserError(
+        "there is no experiments/PAPER/results.json below the current folder; "
+        "`python experiments/PAPER/measure.py` makes one."
+      )
+    for paper in papers or _measured():
       sys.stdout.write(f"{write(paper)}\n")
   except errors.UserError as error:
     sys.stderr.write(f"Error: {error}\n")

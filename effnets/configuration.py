@@ -1,9 +1,14 @@
-"""Configs: the argument grammar of `configs/*.py`, the common fields, the workdir they claim."""
+"""Configs: loading, overriding and checking them, and the workdir that they claim."""
 
+import ast
+import importlib.util
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Mapping
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -22,6 +27,235 @@ FREE_KEYS = (
   "sharding",
   "tensorboard",
 )
+
+# What evaluating a finished run may change beside them.
+EVALUATION_KEYS = ("data", "eval_batch_size", "evaluation", "pipeline.labels")
+
+# Sections that may get keys which `base` does not have; whoever reads them knows the valid ones.
+_OPEN = re.compile(r"(model|optimizer|schedule|([\w.]+\.)?options)\.\w+")
+# Sections of a pipeline that hold overrides of the whole config, for one stage.
+_STAGE = re.compile(r"(pipeline\.(?:teacher|finetune|students\.\w+)\.)([\w.]+)")
+
+# What a run leaves before there is anything to lose.
+_TRACES = ("config.json", "config.tmp", "events.jsonl", "tb")
+
+_POSITIVE = (lambda v: v >= 1, "at least 1")
+_NATURAL = (lambda v: v >= 0, "at least 0")
+_PERCENT = (lambda v: 0 <= v <= 100, "from 0 to 100")
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+  "seed": (lambda v: 0 <= v < 2**32, f"from 0 to {2**32 - 1}"),
+  "batch_size": _POSITIVE,
+  "eval_batch_size": _POSITIVE,
+  "accumulate": _POSITIVE,
+  "log_every_steps": _POSITIVE,
+  "train.steps": _NATURAL,
+  "train.epochs": _NATURAL,
+  "task.label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+  "task.temperature": (lambda v: v > 0, "above 0"),
+  "task.mixup": _NATURAL,
+  "task.mixup_group": _POSITIVE,
+  "data.image_size": _POSITIVE,
+  "data.crop_padding": _NATURAL,
+  "data.max_unreadable": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+  "data.threads": _POSITIVE,
+  "data.workers": _NATURAL,
+  "data.unlabelled.ratio": _NATURAL,
+  "data.unlabelled.weight": _NATURAL,
+  "ema.decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+  "sharding.min_size": _NATURAL,
+  "processes.count": _NATURAL,
+  "processes.index": (lambda v: v >= -1, "at least -1"),
+  "checkpoint.keep": _POSITIVE,
+  "checkpoint.every_percent": _PERCENT,
+  "evaluation.every_percent": _PERCENT,
+}
+_CHOICES = {"checkpoint.best_mode": ("max", "min"), "evaluation.checkpoint": ("best", "last")}
+
+
+def load(text: str) -> ml_collections.ConfigDict:
+  """Returns the config of `FILE[:ARG]`, unlocked.
+
+  FILE is a path or, where there is no such file, the name of a config that comes with the package
+  (`noisy_student.py`, `configs/noisy_student.py`).
+
+  Raises: UserError if there is none, or if it is no config; a Python error inside is told with its
+    file and line.
+  """
+  name, colon, arg = text.partition(":")
+  file = _find(name)
+  try:
+    spec = importlib.util.spec_from_file_location(f"effnets_config_{file.stem}", file)
+    if spec is None:
+      raise errors.UserError(f"--config={name} is no Python file; its name should end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    # Bytecode beside somebody's config would be a stranger there.
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+      spec.loader.exec_module(module)
+    finally:
+      sys.dont_write_bytecode = before
+    if not callable(getattr(module, "get_config", None)):
+      raise errors.UserError(f"--config={name} defines no function get_config(arg).")
+    config = module.get_config(*([arg] if colon else []))
+  except errors.UserError:
+    raise
+  except Exception as error:
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    where = f"{name}, line {line}" if line else name
+    raise errors.UserError(f"--config: {where}: {type(error).__name__}: {error}.") from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.UserError(
+      f"--config={name}: get_config returns {type(config).__name__}, not a ConfigDict; start from "
+      "effnets.configuration.base()."
+    )
+  missing = sorted(flatten(base()).keys() - flatten(config).keys())
+  missing = [k for k in missing if not any(f.startswith(f"{k}.") for f in flatten(config))]
+  if missing:
+    raise errors.UserError(
+      f"--config={name}: config.{missing[0]} is missing; start from effnets.configuration.base()."
+    )
+  return ml_collections.ConfigDict(config.to_dict())
+
+
+def _find(name: str) -> pathlib.Path:
+  file, known = pathlib.Path(name), shipped()
+  if file.is_file():
+    return file
+  if file.name in known and file.parent in (pathlib.Path("."), pathlib.Path("configs")):
+    return known[file.name]
+  raise errors.unknown("--config", name, "a file", [f"configs/{option}" for option in known])
+
+
+def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+  """Sets `config.key` to the value that `text` stands for, read with the type of the present one.
+
+  Sections that their readers check (`model`, `optimizer`, `schedule`, `options`) take new keys,
+  whose value is a Python literal or else a word, and `None` for "not given". A pipeline's stages
+  take every key of the config, such as `pipeline.teacher.train.steps`.
+
+  Raises: UserError if there is no such key, or `text` is not of its type.
+
+  >>> config = base()
+  >>> override(config, "train.steps", "300")
+  >>> config.train.steps
+  300
+  """
+  stages = _STAGE.fullmatch(key) if "teacher" in config.pipeline else None
+  prefix, inner = stages.groups() if stages else ("", key)
+  known = flatten(config)
+  inner_open = _OPEN.fullmatch(inner) is not None
+  present = known.get(key, known.get(inner))
+  if isinstance(present, ml_collections.ConfigDict) or any(k.startswith(f"{key}.") for k in known):
+    first = next((k for k in known if k.startswith(f"{key}.")), f"{key}.KEY")
+    raise errors.UserError(
+      f"config.{key}={text!r}: this is a section; set its keys, such as --config.{first}=VALUE."
+    )
+  if inner not in known and not inner_open:
+    options = [k for k in known if not (prefix and k.startswith("pipeline."))]
+    raise _unknown(f"config.{prefix}", inner, text, options)
+  if inner_open and text.lower() == "none":
+    value = None
+  else:
+    value = _parse(f"config.{key}", text, present)
+  *sections, last = key.split(".")
+  with config.unlocked(), config.ignore_type():
+    target = config
+    for name in sections:
+      if name not in target:
+        target[name] = ml_collections.ConfigDict()
+      target = target[name]
+    target[last] = value
+
+
+def merge(config: ml_collections.ConfigDict, overrides: Mapping[str, Any], *, key: str) -> None:
+  """Sets what `overrides` has, section by section, in `config`.
+
+  key: how messages call `overrides`, such as `config.pipeline.teacher`.
+
+  Raises: UserError for a key that is not in `config`, or a value of another type.
+  """
+  known = flatten(config)
+
+  def visit(target, values, path):
+    for name, value in values.items():
+      inner = ".".join((*path, name))
+      present = target.get(name)
+      if isinstance(present, ml_collections.ConfigDict) and hasattr(value, "items"):
+        visit(present, value, (*path, name))
+        continue
+      if name not in target and not _OPEN.fullmatch(inner):
+        raise _unknown(f"{key}.", inner, value, known)
+      none = value is None and _OPEN.fullmatch(inner)
+      if not none and present is not None and not _same_kind(value, present):
+        raise errors.UserError(
+          f"{key}.{inner}={value!r} is not of type {type(present).__name__}, such as {present!r}."
+        )
+      target[name] = float(value) if isinstance(present, float) and not none else value
+
+  with config.unlocked(), config.ignore_type():
+    visit(config, overrides, ())
+
+
+def _unknown(prefix: str, key: str, value: Any, known: Iterable[str]) -> errors.UserError:
+  """Returns the error for a key that is none of `known`."""
+  # Often the last name is right and its section is missing.
+  last = key.rpartition(".")[2]
+  close = [k for k in known if k.rpartition(".")[2] == last] or errors.nearest(key, known)
+  nearest = f" Nearest: {', '.join(prefix + k for k in close[:3])}." if close else ""
+  value = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+  return errors.UserError(
+    f"{prefix}{key}={value!r} is not a setting.{nearest} All: the config file and "
+    "effnets/configuration.py."
+  )
+
+
+def _same_kind(value: Any, present: Any) -> bool:
+  if isinstance(value, bool) or isinstance(present, bool):
+    return isinstance(value, bool) and isinstance(present, bool)
+  kinds = {float: (int, float), tuple: (tuple, list), list: (tuple, list)}
+  return isinstance(value, kinds.get(type(present), type(present)))
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks the settings of `base` as far as they can be judged without data and devices.
+
+  Raises: UserError with the key, its value and what would be right.
+  """
+  leaves = flatten(config)
+  for key, value in leaves.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise errors.UserError(f"config.{key}={value!r} should be a finite number.")
+  for key, (valid, words) in _RANGES.items():
+    if not valid(leaves[key]):
+      raise errors.UserError(f"config.{key}={leaves[key]!r} should be {words}.")
+  for key, options in _CHOICES.items():
+    if leaves[key] not in options:
+      raise errors.unknown(f"config.{key}", leaves[key], "one of its values", options)
+  given = {unit: value for unit, value in config.train.items() if value}
+  if len(given) != 1:
+    shown = " and ".join(f"config.train.{k}={v!r}" for k, v in given.items())
+    raise errors.UserError(
+      f"{shown} are both given; set one of them to 0."
+      if given
+      else "config.train.steps and config.train.epochs are both 0; one says how long to train."
+    )
+  for rule in config.sharding.rules:
+    try:
+      pattern, _ = rule
+      re.compile(pattern)
+    except (TypeError, ValueError, re.error) as error:
+      raise errors.UserError(
+        f"config.sharding.rules: {rule!r} is not a pair of a regular expression and a tactic, such "
+        "as ('.*', 'fsdp')."
+      ) from error
+  processes = config.processes
+  if processes.coordinator and not 0 <= processes.index < processes.count:
+    raise errors.UserError(
+      f"config.processes.coordinator={processes.coordinator!r} needs config.processes.count and "
+      f"config.processes.index from 0 to count - 1; they are {processes.count} and "
+      f"{processes.index}."
+    )
 
 
 def arguments(arg: str | None, words: Iterable[str] = (), **defaults: Any) -> Any:
@@ -49,21 +283,29 @@ def arguments(arg: str | None, words: Iterable[str] = (), **defaults: Any) -> An
       continue
     if key not in defaults:
       raise errors.unknown("the config's argument", key, "a key that it knows", defaults)
-    values[key] = _parse(key, text, type(defaults[key]))
+    values[key] = _parse(f"the config's argument {key}", text, defaults[key])
   return ml_collections.FrozenConfigDict({**values, "words": tuple(given)})
 
 
-def _parse(key: str, text: str, kind: type) -> Any:
-  if kind is bool:
-    choices = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() in choices:
-      return choices[text.lower()]
-  else:
-    try:
+def _parse(key: str, text: str, present: Any) -> Any:
+  """Returns what `text` stands for, read with the type of `present`."""
+  kind = type(present)
+  try:
+    if kind is bool:
+      return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    if kind in (int, float, str):
       return kind(text)
-    except ValueError:
-      pass
-  raise errors.UserError(f"the config's argument {key}={text!r} is not of type {kind.__name__}.")
+    value = ast.literal_eval(text)
+    if kind in (tuple, list):
+      if not isinstance(value, tuple | list):
+        raise ValueError(text)
+      return tuple(value)
+    return value
+  except (ValueError, KeyError, SyntaxError) as error:
+    if present is None:
+      return text
+    such = f", such as {present!r}" if present != () else ""
+    raise errors.UserError(f"{key}={text!r} is not of type {kind.__name__}{such}.") from error
 
 
 def base() -> ml_collections.ConfigDict:
@@ -177,48 +419,51 @@ def step_batch(config: ml_collections.ConfigDict) -> tuple[int, int]:
 def claim_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
   """Makes `workdir` this run's own, writes `config.json` into it and returns its path.
 
+  A run of which nothing but its config is there yet may change it.
+
   Raises: UserError if it cannot be written, holds something that is no run, or a run whose config
     computes something else.
   """
   path = pathlib.Path(workdir)
+  file = path / "config.json"
   try:
     path.mkdir(parents=True, exist_ok=True)
-    probe = path / ".writable"
-    probe.touch()
-    probe.unlink()
-  except OSError as error:
-    raise errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.") from error
-  file = path / "config.json"
-  if not file.exists():
-    # What a run leaves that died before its first write is not foreign.
-    own = ("events.jsonl", "tb", ".writable", "config.tmp")
-    strangers = sorted(p.name for p in path.iterdir() if p.name not in own)
-    if strangers:
+    # Event files of a run that died before its first write are not foreign.
+    others = sorted(p.name for p in path.iterdir() if p.name not in _TRACES)
+    if others and not file.exists():
       raise errors.UserError(
         f"--workdir={path} is not empty and holds no run of effnets (no config.json; found "
-        f"{', '.join(strangers[:3])}); give an empty or new folder."
+        f"{', '.join(others[:3])}); give an empty or new folder."
       )
-  else:
-    _check_same_run(path, file, config)
-  temporary = file.with_suffix(".tmp")
-  temporary.write_text(to_json(config))
-  temporary.replace(file)
+    if others:
+      check_same_run(path, config)
+    elif file.exists():
+      _saved(path)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(to_json(config))
+    temporary.replace(file)
+  except OSError as error:
+    raise errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.") from error
   return path
 
 
-def _check_same_run(path: pathlib.Path, file: pathlib.Path, config: Any) -> None:
-  try:
-    old = flatten(json.loads(file.read_text()))
-  except (ValueError, TypeError) as error:
-    raise errors.UserError(
-      f"--workdir={path}: its config.json cannot be read ({error}); it is no run of effnets."
-    ) from error
+def check_same_run(
+  workdir: str | pathlib.Path, config: ml_collections.ConfigDict, free: Iterable[str] = ()
+) -> None:
+  """Checks that `workdir` holds a run of `config`.
+
+  free: keys and sections that may differ, beside `FREE_KEYS`.
+
+  Raises: UserError that names what differs, or says that there is no run.
+  """
+  path = pathlib.Path(workdir)
+  old = _saved(path)
   new = flatten(json.loads(to_json(config)))
-  free = tuple(f"{key}." for key in FREE_KEYS)
+  allowed = tuple(f"{key}." for key in (*FREE_KEYS, *free))
   changed = [
     key
     for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key) and not f"{key}.".startswith(free)
+    if old.get(key) != new.get(key) and not f"{key}.".startswith(allowed)
   ]
   if changed:
     shown = "; ".join(f"config.{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in changed[:4])
@@ -227,6 +472,22 @@ def _check_same_run(path: pathlib.Path, file: pathlib.Path, config: Any) -> None
       f"--workdir={path} holds a run of another config ({shown}{more}); give the same config or "
       "another workdir."
     )
+
+
+def _saved(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the leaves of the config in a workdir."""
+  file = path / "config.json"
+  if not file.is_file():
+    raise errors.UserError(f"--workdir={path} holds no run of effnets (no config.json).")
+  try:
+    leaves = flatten(json.loads(file.read_text()))
+  except (OSError, ValueError, TypeError) as error:
+    raise errors.UserError(
+      f"--workdir={path}: its config.json cannot be read ({error}); it is no run of effnets."
+    ) from error
+  if not {"task.name", "batch_size", "seed"} <= leaves.keys():
+    raise errors.UserError(f"--workdir={path}: its config.json is none of effnets.")
+  return leaves
 
 
 def shipped() -> dict[str, pathlib.Path]:

@@ -1,96 +1,114 @@
-"""The command line: `python -m effnets.main --config=FILE[:ARG] --workdir=DIR [--mode=MODE]`.
+"""The command line of effnets: trains or evaluates what a config describes.
 
-Exit status: 0 on success (also when a signal stopped a run that can be resumed), 2 with one
-message for a mistake in the call, the config, the data or the workdir.
+  python -m effnets.main --config=FILE[:ARG] --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]
+
+  --config=FILE[:ARG]   a config file, such as configs/efficientnet.py:b7; of those that come with
+                        effnets the name alone will do. What ARG may be is in the file's docstring.
+  --config.KEY=VALUE    overrides a setting of it, such as --config.optimizer.learning_rate=0.1
+  --workdir=DIR         folder of the run: config, results, checkpoints, metrics, plots. The same
+                        command again continues a run that was stopped.
+  --mode=train          trains (default)
+  --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
+                        --config.evaluation.checkpoint=best
+  --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
+                        warnings and errors to the standard error.
+
+Exit status: 0 on success, also when a signal stopped a run that can be continued; 2 with one
+message for a mistake in the call, the config, the data or the workdir; 130 after Ctrl-C.
 """
 
-import pathlib
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 
 from effnets import configuration, errors
 
 MODES = ("train", "evaluate")
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:ARG], such as configs/b.py:b7.")
+_CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")
 _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
 
+_OVERRIDE = re.compile(r"--?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
-def main(argv: Sequence[str]) -> int | None:
-  """Runs what the flags ask for; see the module's docstring."""
-  if len(argv) > 1:
-    raise errors.UserError(f"{argv[1]!r} is no flag; settings are given as --config.KEY=VALUE.")
-  # JAX is imported after the flags were found to be right, so that a typing error costs no time.
-  from effnets import commands, parallel
 
+def parse(argv: Sequence[str]) -> tuple[Any, str, str]:
+  """Returns config, workdir and mode that the arguments ask for.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Raises: UserError for every mistake that can be known without JAX.
+  """
+  overrides, others = [], []
+  for text in argv:
+    match = _OVERRIDE.fullmatch(text)
+    if match is None:
+      others.append(text)
+    elif match[2] is None:
+      raise errors.UserError(f"{text} has no value; write {text}=VALUE.")
+    else:
+      overrides.append((match[1], match[2]))
+  try:
+    rest = flags.FLAGS(others)
+  except flags.Error as error:
+    text = str(error).replace(" ?", "?")
+    raise errors.UserError(f"{text} See --help.") from error
+  if len(rest) > 1:
+    raise errors.UserError(
+      f"{rest[1]!r} is no flag; settings are given as --config.KEY=VALUE, the rest as --FLAG=VALUE."
+    )
+  if not _CONFIG.value:
+    shipped = " or ".join(f"configs/{name}" for name in configuration.shipped())
+    raise errors.UserError(f"--config=FILE[:ARG] is missing, such as {shipped}.")
   if _MODE.value not in MODES:
     raise errors.unknown("--mode", _MODE.value, "a mode", MODES)
-  config = _CONFIG.value
-  if _WORKDIR.value is None:
+  if not _WORKDIR.value:
     raise errors.UserError("--workdir=DIR is missing: the folder for checkpoints and results.")
+  config = configuration.load(_CONFIG.value)
+  for key, text in overrides:
+    configuration.override(config, key, text)
+  configuration.check(config)
+  return config, _WORKDIR.value, _MODE.value
+
+
+def main(argv: Sequence[str]) -> None:
+  """Does what the arguments ask for; see the module's docstring. Raises: UserError."""
+  config, workdir, mode = parse(argv)
+  # JAX is imported after the arguments were found to be right: a typing error costs no time.
+  from effnets import commands, parallel
+
   parallel.initialize(
     coordinator=config.processes.coordinator,
     num_processes=config.processes.count,
     process_id=config.processes.index,
   )
-  if _MODE.value == "evaluate":
-    commands.evaluate(config, _WORKDIR.value)
+  if mode == "evaluate":
+    commands.evaluate(config, workdir)
   else:
-    commands.train(config, _WORKDIR.value)
+    commands.train(config, workdir)
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-  """Returns what absl leaves of `argv`; every mistake in it becomes a UserError."""
-  argv = [_found(a) if a.startswith("--config=") else a for a in argv]
-  if "--help" not in argv and not any(a.startswith("--config=") for a in argv):
-    raise errors.UserError("--config=FILE[:ARG] is missing, such as configs/noisy_student.py.")
-  try:
-    return flags.FLAGS(argv)
-  except AttributeError as error:  # an override of a key that is not there
-    for text in argv:
-      match = re.match(r"--(?:no)?config\.([\w.]+)(?:=(.*))?$", text)
-      if match:
-        _check_key(match[1], match[2], _CONFIG.value)
-    raise errors.UserError(f"the flags cannot be read: {error}") from error
-  except flags.Error as error:
-    raise errors.UserError(str(error)) from error
-  except OSError as error:
-    raise errors.UserError(str(error)) from error
-
-
-def _check_key(key: str, value: str | None, config: Any) -> None:
-  known = configuration.flatten(config)
-  if key not in known and not any(k.startswith(f"{key}.") for k in known):
-    raise errors.unknown(f"config.{key}", value, "a setting", known, where="see the config file")
-
-
-def _found(flag: str) -> str:
-  """Returns the flag with the config's real path: as given, else as shipped with the package."""
-  path, colon, arg = flag.removeprefix("--config=").partition(":")
-  if not pathlib.Path(path).is_file():
-    shipped = configuration.shipped()
-    if pathlib.Path(path).name not in shipped:
-      raise errors.unknown("--config", path, "a file", [f"configs/{name}" for name in shipped])
-    path = str(shipped[pathlib.Path(path).name])
-  return f"--config={path}{colon}{arg}"
-
-
-def run() -> None:
-  """Runs `main` with the process's own arguments; a user's mistake is one line and status 2."""
+def run(argv: Sequence[str]) -> int:
+  """Returns the exit status of `main(argv)`; a user's mistake is one message and status 2."""
   logging.use_absl_handler()
   logging.set_verbosity(logging.WARNING)
+  if {"-h", "-help", "--help", "--helpfull", "--helpshort"} & set(argv[1:]):
+    sys.stdout.write(f"{__doc__.strip()}\n")
+    return 0
   try:
-    app.run(main, flags_parser=_parse_flags)
+    main(argv)
   except errors.UserError as error:
     sys.stderr.write(f"Error: {error}\n")
-    sys.exit(2)
+    return 2
+  except KeyboardInterrupt:
+    sys.stderr.write("Interrupted; the same command continues from the last checkpoint.\n")
+    return 130
+  return 0
 
 
 if __name__ == "__main__":
-  run()
+  sys.exit(run(sys.argv))

@@ -26,7 +26,9 @@ def rows(pattern: str = "*") -> list[dict[str, Any]]:
   """
   names = models.list_models(pattern)
   if not names:
-    raise errors.unknown("PATTERN", pattern, "a model, or a glob of some", models.list_models())
+    raise errors.unknown(
+      "PATTERN", pattern, "a model, or a glob of some", models.list_models(), "no PATTERN"
+    )
   found = []
   for name in names:
     entry = models.entry(name)

@@ -50,10 +50,21 @@ def test_a_workdir_is_claimed_and_claimed_again(tmp_path):
 def test_another_run_is_refused_and_named(tmp_path):
   config = configuration.base()
   configuration.claim_workdir(tmp_path, config)
+  (tmp_path / "metrics.jsonl").write_text("{}\n")
   config.batch_size = 7
   with pytest.raises(errors.UserError, match=r"config.batch_size: 64 there, 7 now"):
     configuration.claim_workdir(tmp_path, config)
   assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 64
+
+
+def test_a_run_that_has_not_begun_may_change(tmp_path):
+  config = configuration.base()
+  config.train.steps = -3  # refused after the workdir was made
+  configuration.claim_workdir(tmp_path, config)
+  (tmp_path / "events.jsonl").write_text("")
+  config.train.steps = 3
+  configuration.claim_workdir(tmp_path, config)
+  assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 3
 
 
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
@@ -69,7 +80,16 @@ def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     configuration.claim_workdir(tmp_path / "file", configuration.base())
 
 
-def test_a_config_that_is_none_is_refused(tmp_path):
-  (tmp_path / "config.json").write_text("{ not json")
-  with pytest.raises(errors.UserError, match=r"config.json cannot be read"):
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    ("{ not json", r"config.json cannot be read"),
+    ("[1, 2]", r"config.json cannot be read"),
+    ('{"hidden_size": 768}', r"config.json is none of effnets"),
+  ],
+)
+def test_a_config_that_is_none_is_refused(tmp_path, text, message):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(errors.UserError, match=message):
     configuration.claim_workdir(tmp_path, configuration.base())
+  assert (tmp_path / "config.json").read_text() == text

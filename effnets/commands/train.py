@@ -4,10 +4,10 @@ import pathlib
 from typing import Any
 
 import jax
+from rich import box, table
 from rich import console as rich_console
-from rich import table
 
-from effnets import pipelines, training
+from effnets import configuration, pipelines, training
 
 
 def train(config: Any, workdir: str) -> None:
@@ -15,6 +15,7 @@ def train(config: Any, workdir: str) -> None:
 
   Raises: UserError for a mistake in the config, the data or the workdir.
   """
+  configuration.check(config)
   console = rich_console.Console()
   try:
     if config.pipeline.name:
@@ -38,7 +39,10 @@ def _single(config: Any, workdir: str, console: rich_console.Console) -> None:
 
 def figures_table(figures: dict[str, dict[str, float]], *, title: str) -> table.Table:
   """Returns a table with one row a figure and one column a split."""
-  shown = table.Table("figure", *figures, title=title)
+  shown = table.Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+  shown.add_column("figure")
+  for split in figures:
+    shown.add_column(split, justify="right")
   for name in next(iter(figures.values())):
     shown.add_row(name, *(f"{values[name]:.4f}" for values in figures.values()))
   return shown

@@ -11,6 +11,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from effnets import errors
+from effnets.parallel import memory
 
 _MESSAGE_BYTES = 2048
 _CACHE_WARNING = "Error reading persistent compilation cache entry for "
@@ -19,7 +20,9 @@ _CACHE_WARNING = "Error reading persistent compilation cache entry for "
 def initialize(
   *, coordinator: str = "", num_processes: int = 0, process_id: int = -1, cache_dir: str = ""
 ) -> None:
-  """Joins the run's processes and sets the compilation cache; call once, before any JAX array.
+  """Sets the process up and joins it with the run's others; call once, before any JAX array.
+
+  Keeps freed memory for the next step (see `memory`) and compiled programs for the next run.
 
   Args:
     coordinator: `host:port` of process 0. Empty: this process is alone, unless num_processes is
@@ -28,6 +31,7 @@ def initialize(
     cache_dir: where compiled programs are kept. Empty: `JAX_COMPILATION_CACHE_DIR` if it is set,
       else `effnets/xla` below the user's cache folder.
   """
+  memory.keep_freed_pages()
   use_compilation_cache(cache_dir)
   if coordinator or num_processes:
     # SIGTERM on one process is passed on to all, so that they stop at the same step.

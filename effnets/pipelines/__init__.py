@@ -1,3 +1,4 @@
 """Experiments of several stages."""
 
+from effnets.pipelines.registry import last_stage as last_stage
 from effnets.pipelines.registry import run as run

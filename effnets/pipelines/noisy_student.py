@@ -16,8 +16,8 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
+from rich import box, table, text
 from rich import console as rich_console
-from rich import table
 
 from effnets import configuration, data, errors, parallel, training
 from effnets.pipelines import pseudo_labels
@@ -29,6 +29,15 @@ NO_NOISE = {
 """Overrides that switch off every source of noise: of the model and of the input."""
 
 KINDS = ("soft", "hard")
+
+_SETTINGS = {
+  "name": None,
+  "teacher": None,
+  "students": None,
+  "finetune": None,
+  "labels": ("source", "options", "split", "kind", "min_confidence", "per_class", "upsample"),
+  "controls": ("no_noise", "no_unlabelled"),
+}
 
 PSEUDO_LABELS = "pseudo_labels"
 """What students have as `config.data.unlabelled.source`."""
@@ -119,39 +128,89 @@ def stage_configs(config: Any) -> dict[str, ml_collections.ConfigDict]:
   Raises: UserError if `config.pipeline` names no student, or sets what is not there.
   """
   pipeline = config.pipeline
+  _check_settings("config.pipeline", pipeline, tuple(_SETTINGS))
+  for section, settings in _SETTINGS.items():
+    if settings:
+      _check_settings(f"config.pipeline.{section}", pipeline[section], settings)
   if not len(pipeline.students):
-    raise errors.UserError("config.pipeline.students is empty; name at least one student.")
-  stages = {"teacher": _override(config, pipeline.teacher, labelled_only=True)}
-  for name, overrides in pipeline.students.items():
+    raise errors.UserError(
+      "config.pipeline.students is empty; name at least one, such as {'student_1': {}}."
+    )
+  stages = {"teacher": _override(config, ["teacher"], labelled_only=True)}
+  names = [f"students.{name}" for name in pipeline.students]
+  for name in pipeline.students:
     if not name.isidentifier() or name in ("teacher", "finetune", "no_noise", "no_unlabelled"):
       raise errors.UserError(
         f"config.pipeline.students.{name}: a stage's name is a word, and not another stage's."
       )
-    stages[name] = _override(config, overrides)
-  first = next(iter(pipeline.students.values()))
-  stages["no_noise"] = _override(config, first, NO_NOISE)
-  stages["no_unlabelled"] = _override(config, first, labelled_only=True)
+    stages[name] = _override(config, [f"students.{name}"])
+  if pipeline.controls.no_noise:
+    stages["no_noise"] = _override(config, names[:1], more=NO_NOISE)
+  if pipeline.controls.no_unlabelled:
+    stages["no_unlabelled"] = _override(config, names[:1], labelled_only=True)
   if len(pipeline.finetune):
-    last = list(pipeline.students.values())[-1]
-    stages["finetune"] = _override(config, last, NO_NOISE, pipeline.finetune, labelled_only=True)
-  for name in ("no_noise", "no_unlabelled"):
-    if not pipeline.controls[name]:
-      del stages[name]
+    stages["finetune"] = _override(config, names[-1:], ["finetune"], NO_NOISE, labelled_only=True)
   return stages
 
 
-def _override(config: Any, *overrides: Any, labelled_only: bool = False) -> Any:
+def last_stage(config: Any, workdir: str | pathlib.Path) -> tuple[Any, pathlib.Path]:
+  """Returns config and folder of the furthest model that the pipeline in `workdir` has come to.
+
+  That is the fine-tuned student, else the last student that has a checkpoint, else the teacher.
+
+  Raises: UserError if not even the teacher has a checkpoint, or `config.pipeline` is wrong.
+  """
+  path = pathlib.Path(workdir)
+  stages = stage_configs(config)
+  for name in ("finetune", *reversed(config.pipeline.students.keys()), "teacher"):
+    folder = path / name / "checkpoints"
+    if name in stages and folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir()):
+      return stages[name], path / name
+  raise errors.UserError(f"--workdir={path} holds no checkpoints; train there first.")
+
+
+def _check_settings(key: str, section: Any, names: tuple[str, ...]) -> None:
+  if not isinstance(section, ml_collections.ConfigDict):
+    raise errors.UserError(f"{key}={section!r} is not a section; its keys are {', '.join(names)}.")
+  for name in section:
+    if name not in names:
+      raise errors.unknown(key, name, "a setting", names)
+  for name in names:
+    if name not in section:
+      raise errors.UserError(f"{key}.{name} is missing; see configs/noisy_student.py.")
+
+
+def _override(
+  config: Any,
+  first: list[str],
+  then: list[str] | None = None,
+  more: Any = None,
+  labelled_only: bool = False,
+) -> Any:
+  """Returns `config` with the sections `first` of its pipeline, `more`, and those of `then`."""
   stage = ml_collections.ConfigDict(config.to_dict())
   stage.pipeline = ml_collections.ConfigDict({"name": ""})
-  with stage.unlocked():
-    for more in overrides:
-      try:
-        stage.update(more.to_dict() if hasattr(more, "to_dict") else more)
-      except (TypeError, KeyError, AttributeError) as error:
-        raise errors.UserError(f"config.pipeline: {error}") from error
+
+  def apply(names):
+    for name in names:
+      overrides = config.pipeline
+      for part in name.split("."):
+        overrides = overrides[part]
+      key = f"config.pipeline.{name}"
+      if not isinstance(overrides, ml_collections.ConfigDict):
+        raise errors.UserError(f"{key}={overrides!r} is not a section; write {{}} for no changes.")
+      configuration.merge(stage, overrides, key=key)
+
+  apply(first)
+  if more is not None:
+    configuration.merge(stage, more, key="NO_NOISE")
+  apply(then or [])
   if labelled_only:
     stage.data.unlabelled.source = ""
     stage.data.unlabelled.ratio = 0.0
+  name = (then or first)[-1]
+  with errors.context(f"stage {name.rpartition('.')[2]}"):
+    configuration.check(stage)
   return stage.lock()
 
 
@@ -181,10 +240,16 @@ def _train(
 
 
 def _unlabelled(config: Any) -> data.Source:
-  """Returns the pictures to be labelled."""
+  """Returns the pictures to be labelled, every setting of their labels checked."""
   labels = config.pipeline.labels
   if labels.kind not in KINDS:
     raise errors.unknown("config.pipeline.labels.kind", labels.kind, "a kind of label", KINDS)
+  pseudo_labels.check(min_confidence=labels.min_confidence, per_class=labels.per_class)
+  if not labels.source:
+    raise errors.UserError(
+      "config.pipeline.labels.source is empty; give the pictures to be labelled, such as "
+      "'folder:PATH' or the name of a TFDS data set."
+    )
   return data.open_source(
     labels.source, labels.split, options=labels.options.to_dict(), key="config.pipeline.labels"
   )
@@ -236,18 +301,25 @@ def _summary(stage: Stage) -> dict[str, Any]:
 
 
 def _table(result: dict[str, Any], config: Any) -> table.Table:
-  """Returns the final table: one row a stage, its gain over the teacher."""
+  """Returns the final table, at most 80 characters wide: one row a stage."""
   split = config.data.split.test
-  rows = table.Table(title=f"Noisy Student, {config.data.source}, seed {config.seed}")
-  for column in ("stage", "model", "labels", f"{split} top-1", "over teacher", "cross-entropy"):
-    rows.add_column(column, justify="left" if column in ("stage", "model") else "right")
+  rows = table.Table(
+    title=f"Noisy Student, {config.data.source}, {split} split, seed {config.seed}",
+    box=box.SIMPLE_HEAD,
+    title_justify="left",
+    caption="gain: top-1 over the teacher's. labels: pseudo-labelled examples trained on.",
+    caption_justify="left",
+  )
+  for column in ("stage", "model", "labels", "top-1", "gain", "cross-entropy"):
+    words = column in ("stage", "model")
+    rows.add_column(column, justify="left" if words else "right", no_wrap=not words)
   teacher = result["teacher"]
   others = [*result["students"], *result["controls"].values(), result["finetuned"]]
   for summary in [teacher, *filter(None, others)]:
     gain = summary[f"{split}_top1"] - teacher[f"{split}_top1"]
     rows.add_row(
-      summary["stage"],
-      summary["model"],
+      text.Text(summary["stage"], overflow="fold"),
+      text.Text(summary["model"], overflow="fold"),
       str(summary["labels"]["entries"]) if "labels" in summary else "",
       f"{summary[f'{split}_top1']:.2%}",
       "" if summary is teacher else f"{gain:+.2%}",

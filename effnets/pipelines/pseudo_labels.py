@@ -26,6 +26,20 @@ class Selection:
   copies: Float[np.ndarray, "k"]
 
 
+def check(*, min_confidence: float, per_class: int) -> None:
+  """Raises UserError if a setting of `thresholds` is out of range."""
+  # `not ... <= ...` is also true of nan.
+  if not 0 <= min_confidence <= 1 or abs(min_confidence * 100 - round(min_confidence * 100)) > 1e-6:
+    raise errors.UserError(
+      f"config.pipeline.labels.min_confidence={min_confidence} is not a multiple of 0.01 in "
+      "[0, 1]; the paper has 0.3."
+    )
+  if per_class < 1:
+    raise errors.UserError(
+      f"config.pipeline.labels.per_class={per_class} is below 1; the paper has 130000."
+    )
+
+
 def thresholds(
   probabilities: Float[np.ndarray, "n k"], *, min_confidence: float, per_class: int
 ) -> tuple[Float[np.ndarray, "k"], Int[np.ndarray, "k"]]:
@@ -41,16 +55,8 @@ def thresholds(
   Raises: UserError if a setting is out of range.
   Source: Xie et al. 2020, section 3.1, as its official `filter_unlabel` does it.
   """
+  check(min_confidence=min_confidence, per_class=per_class)
   lowest = round(min_confidence * 100)
-  if not 0 <= lowest <= 100 or abs(lowest - min_confidence * 100) > 1e-6:
-    raise errors.UserError(
-      f"config.pipeline.labels.min_confidence={min_confidence} is not a multiple of 0.01 in "
-      "[0, 1]; the paper has 0.3."
-    )
-  if per_class < 1:
-    raise errors.UserError(
-      f"config.pipeline.labels.per_class={per_class} is below 1; the paper has 130000."
-    )
   probabilities = np.asarray(probabilities)
   confidence, label = probabilities.max(1), probabilities.argmax(1)
   classes = probabilities.shape[1]

@@ -124,30 +124,6 @@ def _stream(config: Any, source: data.Source, name: str) -> data.Stream:
   )
 
 
-def check_settings(config: Any) -> None:
-  """Checks the settings that belong to no one part of a run.
-
-  Raises: UserError that names the key, its value and what would be right.
-  """
-  positive, natural = "a whole number of at least 1", "a whole number of at least 0"
-  for key, right, valid in (
-    ("seed", "a whole number from 0 to 2**32 - 1", lambda v: 0 <= v < 2**32),
-    ("accumulate", positive, lambda v: v >= 1),
-    ("log_every_steps", positive, lambda v: v >= 1),
-    ("data.image_size", positive, lambda v: v >= 1),
-    ("data.threads", natural, lambda v: v >= 0),
-    ("data.workers", natural, lambda v: v >= 0),
-    ("data.unlabelled.ratio", "a number of at least 0", lambda v: 0 <= v < math.inf),
-    ("data.unlabelled.weight", "a number of at least 0", lambda v: 0 <= v < math.inf),
-    ("ema.decay", "a number in [0, 1); 0 keeps no average", lambda v: 0 <= v < 1),
-    ("checkpoint.keep", positive, lambda v: v >= 1),
-    ("checkpoint.best_mode", "'max' or 'min'", lambda v: v in ("max", "min")),
-  ):
-    value = configuration.flatten(config)[key]
-    if not valid(value):
-      raise errors.UserError(f"config.{key}={value!r} should be {right}.")
-
-
 def check_batches(config: Any, placement: parallel.Placement) -> None:
   """Checks that batches divide over the mesh.
 

@@ -75,8 +75,8 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
 
   Raises: UserError for every mistake that can be known before compiling.
   """
+  configuration.check(config)
   placement = inputs.placement(config)
-  inputs.check_settings(config)
   inputs.check_batches(config, placement)
   examples = inputs.training(config, sources)
   splits = dict.fromkeys((config.data.split.validation, config.data.split.test))

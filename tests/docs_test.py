@@ -1,0 +1,86 @@
+"""What the documents say can be typed can be typed: commands parse, configs load, code runs."""
+
+import importlib.util
+import pathlib
+import re
+import shlex
+
+import pytest
+from absl.testing import flagsaver
+
+from effnets import configuration, main
+
+ROOT = pathlib.Path(__file__).parent.parent
+DOCUMENTS = sorted(
+  [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/*/README.md")]
+)
+CONFIGS = sorted(configuration.shipped().values())
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"`((?:\S*python3? )[^`]+)`")
+
+
+def _blocks(document, language):
+  return [t for lang, t in _FENCE.findall(document.read_text("utf-8")) if lang == language]
+
+
+def _commands():
+  for document in DOCUMENTS:
+    text = document.read_text("utf-8")
+    lines = "\n".join(_blocks(document, "")).replace("\\\n", " ").splitlines()
+    for line in [*lines, *_INLINE.findall(_FENCE.sub("", text))]:
+      for part in line.split("&&"):
+        words = shlex.split(part)
+        if words and re.search(r"\bpython3?$", words[0]):
+          yield f"{document.relative_to(ROOT)}: {part.strip()}", words[1:]
+
+
+COMMANDS = dict(_commands())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_can_be_typed(command):
+  words = COMMANDS[command]
+  if words[:2] == ["-m", "effnets.main"]:
+    if "--help" in words:
+      return
+    with flagsaver.flagsaver():
+      config, workdir, mode = main.parse(["main", *words[2:]])
+    assert workdir and mode in main.MODES
+    configuration.check(config)
+  elif words[0] == "-m":
+    assert importlib.util.find_spec(words[1]) is not None
+  elif words[0] != "-c":
+    assert (ROOT / words[0]).is_file()
+
+
+def test_the_readme_begins_with_the_two_commands():
+  first, second = _blocks(ROOT / "README.md", "")[0].splitlines()
+  assert first == (
+    "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/python -m effnets.main "
+    "--config=configs/noisy_student.py --workdir=runs/noisy_student"
+  )
+  assert second == (
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest"
+  )
+  assert second in (ROOT / ".ci/run").read_text().splitlines()
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *CONFIGS], ids=lambda path: path.name)
+def test_configs_that_are_mentioned_load(document):
+  text = document.read_text("utf-8")
+  for mention in set(re.findall(r"`(configs/\w+\.py(?::[^`\s]+)?)`", text)):
+    configuration.check(configuration.load(mention))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+  for link in re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8")):
+    if not link.startswith("http"):
+      assert (document.parent / link).exists(), link
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if _blocks(d, "python")])
+def test_code_runs(document):
+  for block in _blocks(document, "python"):
+    exec(compile(block, str(document), "exec"), {"__name__": "example"})

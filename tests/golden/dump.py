@@ -1,0 +1,130 @@
+"""What a config amounts to, as text: settings, weights, learning rate. `python -m tests.golden`."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import re
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax import traverse_util
+
+from effnets import configuration, ops, parallel, tasks
+from effnets.models import initialize
+from effnets.pipelines import noisy_student
+from effnets.training import inputs, optimizers
+
+FOLDER = pathlib.Path(__file__).parent
+
+CONFIGS = (
+  "configs/efficientnet.py",
+  "configs/efficientnet.py:b0",
+  "configs/efficientnet.py:b7",
+  "configs/efficientnet.py:l2",
+  "configs/noisy_student.py",
+  "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",
+)
+
+# Classes and training examples of what the configs name; nothing is opened.
+_DATA = {
+  ("digits", "train"): (10, 1197),
+  ("digits", "labelled"): (10, 100),
+  ("imagenet2012", "train"): (1000, 1281167),
+}
+
+
+def file(config: str) -> pathlib.Path:
+  """Returns where the dump of `config`, FILE[:ARG], lies."""
+  name = re.sub(r"\W+", "_", config.removeprefix("configs/").replace(".py", "")).strip("_")
+  return FOLDER / f"{name}.txt"
+
+
+def dump(name: str) -> str:
+  """Returns the dump of the config `name`, FILE[:ARG]."""
+  config = configuration.load(name)
+  lines = [f"--config={name}", "", "config", *_leaves(configuration.flatten(config))]
+  if not config.pipeline.name:
+    return "\n".join([*lines, *_schedule(config), *_weights(config), ""])
+  known: dict[str, str] = {}
+  whole = configuration.flatten(config)
+  for stage, resolved in noisy_student.stage_configs(config).items():
+    leaves = configuration.flatten(resolved)
+    own = {k: v for k, v in leaves.items() if k != "pipeline.name" and whole.get(k, ()) != v}
+    lines += ["", f"stage {stage}: config where it differs", *_leaves(own), *_schedule(resolved)]
+    frozen, *weights = _weights(resolved)
+    same = known.setdefault("\n".join(weights), stage)
+    lines += [frozen, *(weights if same == stage else ["", f"weights as in stage {same}"])]
+  return "\n".join([*lines, ""])
+
+
+def _leaves(leaves: dict[str, Any]) -> list[str]:
+  # An empty section says nothing, and is not equal to another one.
+  plain = {k: v for k, v in leaves.items() if not hasattr(v, "to_dict")}
+  return [f"  {key} = {value!r}" for key, value in plain.items()]
+
+
+def _sizes(config: Any) -> inputs.Training:
+  classes, epoch = _DATA[config.data.source, config.data.split.train]
+  labelled, unlabelled = configuration.step_batch(config)
+  return inputs.Training(None, labelled + unlabelled, labelled, epoch, classes)
+
+
+def _schedule(config: Any) -> list[str]:
+  examples = _sizes(config)
+  total = inputs.total_steps(config, examples)
+  rate = inputs.schedule(config, examples, total)
+  unlabelled = examples.batch_size - examples.labelled
+  lines = ["", f"batch: {examples.labelled} labelled, {unlabelled} unlabelled; {total} steps"]
+  for step in sorted({0, total // 100, total // 10, total // 2, total - 1}):
+    # Seven decimals are what float32 and every platform's cosine agree on.
+    lines.append(f"  learning rate at step {step}: {float(rate(step)):.7f}")
+  return lines
+
+
+def _weights(config: Any) -> list[str]:
+  examples, placement = _sizes(config), parallel.create({"data": -1})
+  task = tasks.create(
+    config,
+    placement,
+    num_classes=examples.num_classes,
+    step_batch=examples.batch_size // config.accumulate,
+  )
+  frozen = (*config.optimizer.get("frozen", ()), *task.frozen)
+  lines = [
+    f"frozen: {', '.join(frozen) or 'nothing'}",
+    "",
+    f"{config.model.name} with {examples.num_classes} classes",
+  ]
+  count = 0
+  # What does not change the weights is left at one value, so that each network is traced once.
+  module = task.module.clone(
+    group=ops.Group(), remat="none", dropout_rate=0.0, drop_path_rate=0.0, frozen_blocks=0
+  )
+  for (collection, *path), shape, initializer in _traced(module):
+    words = [str(shape), initializer]
+    if collection == "params":
+      name = "/".join(path)
+      count += math.prod(shape)
+      words.append("decays" if optimizers.decayed(name) else "does not decay")
+    lines.append(f"  {'/'.join((collection, *path))}: {', '.join(words)}")
+  return [*lines, f"  {count} parameters"]
+
+
+@functools.cache
+def _traced(module: nn.Module) -> list[tuple[tuple[str, ...], tuple[int, ...], str]]:
+  """Returns path, shape and initialiser of every variable; the image's size is immaterial."""
+  run, arguments = initialize.trace(module, 64)
+  tree = traverse_util.flatten_dict(dict(jax.eval_shape(run, *arguments)))
+  initializers = {}
+  for (collection, *scope, last), value in tree.items():
+    if collection == "intermediates" and ":" in last:
+      of, name = last.split(":")
+      fields = ", ".join(
+        f"{f.name}={getattr(value, f.name):.6g}" for f in dataclasses.fields(value)
+      )
+      initializers[of, *scope, name] = f"{type(value).__name__}({fields})"
+  return [
+    (p, tuple(x.shape), initializers[p]) for p, x in sorted(tree.items()) if p in initializers
+  ]
