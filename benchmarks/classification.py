@@ -5,8 +5,8 @@
 
 Contestants: `effnets`, `effnets plain` (the compiler's own convolutions and derivatives), `timm`
 (PyTorch) and `keras` (TensorFlow), the last two from the interpreter given by `--peer_python`,
-which needs `torch` and `timm` or `tensorflow`; one that is missing is said to be so. Each contestant
-lives in a process of its own; they run in turn, never two at once, and all sleep while one runs. A
+which needs `torch` and `timm` or `tensorflow`; one that is missing is said to be so. Each
+contestant lives in a process of its own; they run in turn, and all others sleep while one runs. A
 round is one timing of each, so a busy machine slows all of them alike; the ratios are of medians.
 Training is forward, backward, plain SGD and the moving batch moments, float32, on random images.
 """
@@ -29,7 +29,7 @@ _CONTESTANTS = ("effnets", "effnets plain", "timm", "keras")
 _CLASSES, _RATE = 1000, 0.01
 
 
-# ---- Workers: each returns (train, forward), functions of no arguments that run one step ----------
+# ---- Workers: each returns (train, forward), functions that run one step -------------------------
 
 
 def _inputs(batch: int, size: int):
@@ -46,7 +46,9 @@ def _effnets(name: str, batch: int, size: int, *, plain: bool):
   import jax.numpy as jnp
 
   from effnets import models
+  from effnets.parallel import memory
 
+  memory.keep_freed_pages()
   module = models.create(name, num_classes=_CLASSES, plain=plain)
   variables = jax.tree.map(jnp.asarray, models.init(module, 0, image_size=size))
   images, labels = (jnp.asarray(a) for a in _inputs(batch, size))
@@ -90,6 +92,7 @@ class _StandIn(types.ModuleType):
   """A module with every name in it."""
 
   __path__: list[str] = []
+  __version__ = "99.0.0"
 
   def __getattr__(self, name):
     if name.startswith("__"):
@@ -98,11 +101,11 @@ class _StandIn(types.ModuleType):
 
 
 class _Finder:
-  """Gives a stand-in for torchvision, which timm imports for its data sets and we do not use."""
+  """Gives stand-ins for what timm imports for its data sets, which are not used here."""
 
   @staticmethod
   def find_spec(name, path=None, target=None):
-    if name.split(".")[0] == "torchvision":
+    if name.split(".")[0] in ("torchvision", "PIL"):
       return importlib.machinery.ModuleSpec(name, _Finder, is_package=True)
     return None
 
@@ -118,10 +121,7 @@ class _Finder:
 def _timm(name: str, batch: int, size: int):
   import torch
 
-  try:
-    import torchvision  # noqa: F401
-  except ImportError:
-    sys.meta_path.append(_Finder)
+  sys.meta_path.append(_Finder)  # last, so it is asked only for what is not installed
   import timm
 
   torch.set_num_threads(os.cpu_count())

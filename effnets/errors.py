@@ -13,8 +13,22 @@ class UserError(Exception):
 
 
 def nearest(word: str, options: Iterable[str], count: int = 3) -> list[str]:
-  """Returns up to `count` of `options` that resemble `word`, best first."""
-  return difflib.get_close_matches(str(word), list(options), n=count, cutoff=0.4)
+  """Returns up to `count` of `options` that resemble `word`, best first.
+
+  Letters and digits that look alike count as equal.
+
+  >>> nearest("b", ["b7", "b0", "a"]), nearest("bo", ["b7", "b0", "a"])
+  (['b7', 'b0'], ['b0', 'b7'])
+  """
+  alike = str.maketrans("olI", "011")
+
+  def likeness(option: str) -> float:
+    return difflib.SequenceMatcher(None, word.translate(alike), option.translate(alike)).ratio()
+
+  word = str(word)
+  scores = {option: likeness(option) for option in options}
+  close = [option for option, score in scores.items() if score >= 0.4]
+  return sorted(close, key=lambda option: (scores[option], option), reverse=True)[:count]
 
 
 def unknown(

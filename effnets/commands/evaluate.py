@@ -27,7 +27,7 @@ def evaluate(config: Any, workdir: str) -> None:
   which = config.evaluation.checkpoint
   stage, folder = pipelines.last_stage(config, path) if config.pipeline.name else (config, path)
   trained = training.results.restore(stage, folder, best=which == "best")
-  predictor = training.Predictor(trained.task, trained.placement, batch_size=stage.eval_batch_size)
+  predictor = training.evaluator.create(stage, trained.task, trained.placement)
   figures = {}
   for split in dict.fromkeys((stage.data.split.validation, stage.data.split.test)):
     source = training.inputs.evaluation(stage, split)

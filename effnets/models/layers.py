@@ -108,32 +108,6 @@ class Dense(nn.Module):
     return product + bias
 
 
-def normalize(
-  x: Float[Array, "b *s c"],
-  mean: Float[Array, "g c"],
-  variance: Float[Array, "g c"],
-  scale: Float[Array, "c"],
-  bias: Float[Array, "c"],
-  *,
-  epsilon: float,
-  activation: str = "identity",
-) -> Float[Array, "b *s c"]:
-  """Returns `activation((x - mean) / sqrt(variance + epsilon) * scale + bias)` in the dtype of x.
-
-  Image j belongs to group j * g // b. The affine part is float32 whatever the dtype of `x`.
-  """
-  factor = jax.lax.rsqrt(variance + epsilon) * scale
-  shift = bias - mean * factor
-  y, groups = x.astype(jnp.float32), mean.shape[0]
-  if groups == 1:
-    y = y * factor[0] + shift[0]
-  else:
-    apart = (groups, 1, *(1,) * (x.ndim - 2), -1)
-    y = y.reshape(groups, x.shape[0] // groups, *x.shape[1:])
-    y = (y * factor.reshape(apart) + shift.reshape(apart)).reshape(x.shape)
-  return ACTIVATIONS[activation](y.astype(x.dtype))
-
-
 class BatchNorm(nn.Module):
   """Batch normalisation with its activation.
 
@@ -162,8 +136,15 @@ class BatchNorm(nn.Module):
         var.value = m * var.value + (1 - m) * variances.mean(0)
     else:
       means, variances = mean.value[None], var.value[None]
-    return normalize(
-      x, means, variances, scale, bias, epsilon=settings.epsilon, activation=self.activation
+    return ops.normalize(
+      x,
+      means,
+      variances,
+      scale,
+      bias,
+      epsilon=settings.epsilon,
+      activation=self.activation,
+      plain=settings.plain,
     )
 
 

@@ -144,7 +144,7 @@ def check(module: Network) -> Network:
 
   Raises: UserError that names the config key, its value and the valid ones.
   """
-  for key, options in (("padding", PADDINGS), ("remat", REMAT), ("activation", layers.ACTIVATIONS)):
+  for key, options in (("padding", PADDINGS), ("remat", REMAT), ("activation", ops.ACTIVATIONS)):
     if getattr(module, key) not in options:
       raise errors.unknown(f"config.model.{key}", getattr(module, key), "a valid choice", options)
   try:

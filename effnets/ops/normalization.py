@@ -104,6 +104,15 @@ def _swish_slope(z: Array) -> Array:
   return s * (1.0 + z * (1.0 - s))
 
 
+def _sigmoid_slope(z: Array) -> Array:
+  s = _sigmoid(z)
+  return s * (1.0 - s)
+
+
+def _hard_sigmoid(z: Array) -> Array:
+  return jnp.clip(z / 6.0 + 0.5, 0.0, 1.0)
+
+
 def _hard_swish_slope(z: Array) -> Array:
   return jnp.where(z <= -3.0, 0.0, jnp.where(z >= 3.0, 1.0, z / 3.0 + 0.5))
 
@@ -116,9 +125,11 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
     lambda z: jnp.clip(z, 0.0, 6.0),
     lambda z: ((z > 0.0) & (z < 6.0)).astype(z.dtype),
   ),
-  "hard_swish": (lambda z: z * jnp.clip(z / 6.0 + 0.5, 0.0, 1.0), _hard_swish_slope),
+  "sigmoid": (_sigmoid, _sigmoid_slope),
+  "hard_swish": (lambda z: z * _hard_sigmoid(z), _hard_swish_slope),
+  "hard_sigmoid": (_hard_sigmoid, lambda z: ((z > -3.0) & (z < 3.0)) / 6.0),
 }
-"""Name -> (function, derivative); `swish` is z * sigmoid(z), `hard_swish` z * relu6(z + 3) / 6."""
+"""Name -> (function, derivative); swish(z) = z sigmoid(z), hard_sigmoid(z) = relu6(z + 3) / 6."""
 
 
 # ---- The pass over the data ----------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
@@ -125,6 +126,17 @@ class Placement:
       return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
     return jax.tree.map(place, tree, shardings)
+
+
+def to_host(tree: PyTree) -> PyTree:
+  """Returns arrays on any mesh, or on the host, as whole host arrays, in every process."""
+
+  def fetch(leaf):
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+      return multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.device_get(leaf)
+
+  return jax.tree.map(fetch, tree)
 
 
 def path_name(path: Sequence[Any]) -> str:

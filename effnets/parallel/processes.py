@@ -3,17 +3,26 @@
 import os
 import pathlib
 import warnings
+from collections.abc import Callable
 
 import jax
+import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
+from effnets import errors
+from effnets.parallel import memory
+
+_MESSAGE_BYTES = 2048
 _CACHE_WARNING = "Error reading persistent compilation cache entry for "
 
 
 def initialize(
   *, coordinator: str = "", num_processes: int = 0, process_id: int = -1, cache_dir: str = ""
 ) -> None:
-  """Joins the run's processes and sets the compilation cache; call once, before any JAX array.
+  """Sets the process up and joins it with the run's others; call once, before any JAX array.
+
+  Keeps freed memory for the next step (see `memory`) and compiled programs for the next run.
 
   Args:
     coordinator: `host:port` of process 0. Empty: this process is alone, unless num_processes is
@@ -22,6 +31,7 @@ def initialize(
     cache_dir: where compiled programs are kept. Empty: `JAX_COMPILATION_CACHE_DIR` if it is set,
       else `effnets/xla` below the user's cache folder.
   """
+  memory.keep_freed_pages()
   use_compilation_cache(cache_dir)
   if coordinator or num_processes:
     # SIGTERM on one process is passed on to all, so that they stop at the same step.
@@ -31,6 +41,28 @@ def initialize(
       num_processes or None,
       process_id if process_id >= 0 else None,
     )
+
+
+def on_first(action: Callable[[], object]) -> None:
+  """Calls `action` on process 0 alone, and lets all others wait for it.
+
+  Raises: on every process, the UserError that it raised there: none is left waiting for the others.
+  """
+  error = None
+  if jax.process_index() == 0:
+    try:
+      action()
+    except errors.UserError as raised:
+      error = raised
+  if jax.process_count() > 1:
+    text = np.zeros(_MESSAGE_BYTES, np.uint8)
+    cut = str(error or "").encode()[:_MESSAGE_BYTES]
+    text[: len(cut)] = np.frombuffer(cut, np.uint8)
+    text = multihost_utils.broadcast_one_to_all(text)
+    message = np.asarray(text).tobytes().rstrip(b"\0").decode(errors="ignore")
+    error = error or (errors.UserError(message) if message else None)
+  if error is not None:
+    raise error
 
 
 def use_compilation_cache(cache_dir: str = "") -> pathlib.Path:

@@ -1,5 +1,6 @@
 """State, optimizers, the update step, checkpoints and the one loop."""
 
+from effnets.training import evaluator as evaluator
 from effnets.training import inputs as inputs
 from effnets.training import plots as plots
 from effnets.training import progress as progress

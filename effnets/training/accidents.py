@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -13,23 +14,29 @@ from effnets.training import inputs, state
 
 
 def first_non_finite(
-  gradient: Callable[..., Any], current: state.TrainState, frozen: PyTree, batch: PyTree
+  gradient: Callable[..., Any],
+  current: state.TrainState,
+  frozen: PyTree,
+  batch: PyTree,
+  replicated: jax.sharding.Sharding,
 ) -> str:
   """Returns the name of the first tensor that is not finite, in the order a step makes them.
 
   Looks at the weights, then computes the step's loss, batch moments and gradients once more.
   """
-  _, grads, model_state, metrics = jax.jit(gradient)(
+
+  # Judged on the device: a sharded leaf cannot be fetched by one of several processes.
+  def judge(params, model_state, *args):
+    _, grads, moved, metrics = gradient(params, model_state, *args)
+    kinds = {"weight": params, "batch moment": moved, "metric": metrics, "gradient": grads}
+    return jax.tree.map(lambda x: jnp.isfinite(x).all(), kinds)
+
+  verdicts = jax.jit(judge, out_shardings=replicated)(
     current.params, current.model_state, frozen, batch, current.seed, current.step
   )
-  for kind, tree in (
-    ("weight", current.params),
-    ("batch moment", model_state),
-    ("metric", metrics),
-    ("gradient", grads),
-  ):
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-      if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(jax.device_get(leaf)).all():
+  for kind in ("weight", "batch moment", "metric", "gradient"):
+    for path, finite in jax.tree_util.tree_leaves_with_path(jax.device_get(verdicts[kind])):
+      if not finite:
         return f"the {kind} {parallel.path_name(path)}"
   return "none when computed once more"
 
@@ -55,7 +62,7 @@ def non_finite(
     np.savez_compressed(workdir / "non_finite_batch.npz", **host)
   with jax.transfer_guard("allow"):
     placed = placement.put(host, jax.tree.map(lambda _: placement.batch, host))
-    name = first_non_finite(gradient, current, frozen, placed)
+    name = first_non_finite(gradient, current, frozen, placed, placement.replicated)
   return errors.UserError(
     f"the loss or its gradient is not finite at step {step} (examples {start} to "
     f"{start + examples.batch_size - 1} of the stream); first tensor that is not: {name}. The "

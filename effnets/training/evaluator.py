@@ -11,14 +11,24 @@ from effnets import data, parallel
 from effnets.tasks import base
 
 
+def create(config: Any, task: base.Task, placement: parallel.Placement) -> "Predictor":
+  """Returns the predictor that a config asks for."""
+  reading = {name: config.data[name] for name in ("workers", "threads", "max_unreadable")}
+  return Predictor(task, placement, batch_size=config.eval_batch_size, **reading)
+
+
 class Predictor:
   """A compiled `task.predict`, shared by every set and every moment of a run.
 
   Compiles when first used. Outputs come back whole to every process.
   """
 
-  def __init__(self, task: base.Task, placement: parallel.Placement, *, batch_size: int):
+  def __init__(
+    self, task: base.Task, placement: parallel.Placement, *, batch_size: int, **reading: Any
+  ):
+    """Takes the task; `reading`: `workers`, `threads`, `max_unreadable` of `data.eval_batches`."""
     self._task, self._placement, self._batch_size = task, placement, batch_size
+    self._reading = reading
     self._compiled = None
 
   def compile(self, variables: PyTree, batch: PyTree) -> None:
@@ -35,13 +45,17 @@ class Predictor:
   def batches(
     self, variables: PyTree, source: data.Source, transform: Callable | None = None
   ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-    """Yields (outputs, examples) batch by batch on the host, in the source's order, unpadded."""
+    """Yields (outputs, examples) batch by batch on the host, in the source's order, unpadded.
+
+    Unreadable examples are left out; `examples["index"]` says which are there.
+    """
     host = data.eval_batches(
       source,
       self._batch_size,
       transform=transform,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
+      **self._reading,
     )
     with data.place(host, self._placement.mesh) as placed:
       for batch in placed:
@@ -55,7 +69,7 @@ class Predictor:
   def all(
     self, variables: PyTree, source: data.Source, transform: Callable | None = None
   ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns (outputs, examples) of the whole source, in its order."""
+    """Returns (outputs, examples) of all readable examples of the source, in its order."""
     parts = list(self.batches(variables, source, transform))
     outputs, examples = jax.tree.map(lambda *x: np.concatenate(x), *parts)
     order = np.argsort(examples["index"], kind="stable")

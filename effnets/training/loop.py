@@ -75,6 +75,7 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
 
   Raises: UserError for every mistake that can be known before compiling.
   """
+  configuration.check(config)
   placement = inputs.placement(config)
   inputs.check_batches(config, placement)
   examples = inputs.training(config, sources)
@@ -119,15 +120,8 @@ def train(
     UserError for a mistake that can be known before compiling, or a loss that is not finite.
     Stopped after SIGTERM.
   """
-  # 1. Set-up and logging.
+  # 1. to 3. Mesh, input, model and optimizer shapes.
   started = time.perf_counter()
-  workdir = pathlib.Path(workdir)
-  main_process = jax.process_index() == 0
-  if main_process:
-    configuration.claim_workdir(workdir, config)
-  log = events.Events(workdir, active=main_process)
-
-  # 2. to 4. Mesh, input, model and optimizer shapes.
   ready = prepare(config, sources)
   placement, examples, task, total = (
     ready.placement,
@@ -135,6 +129,12 @@ def train(
     ready.task,
     ready.total_steps,
   )
+
+  # 4. Workdir and logging; after the checks, so that a mistyped config claims no workdir.
+  workdir = pathlib.Path(workdir)
+  main_process = jax.process_index() == 0
+  parallel.on_first(lambda: configuration.claim_workdir(workdir, config))
+  log = events.Events(workdir, active=main_process)
 
   # 5. Shard and initialise (what is fresh is drawn in 7., when nothing is there to restore).
   average = config.ema.decay > 0
@@ -163,7 +163,7 @@ def train(
     best_mode=config.checkpoint.best_mode,
   )
   if saver.latest() is None:
-    variables = task.init(config.seed) if initial is None else jax.device_get(initial)
+    variables = task.init(config.seed) if initial is None else parallel.to_host(initial)
     fresh = state.create(variables, ready.optimizer, seed=config.seed, average=average)
     current, first = placement.put(fresh, shardings), 0
     logging.info("%s starts from %s.", name, "scratch" if initial is None else "given variables")
@@ -174,14 +174,16 @@ def train(
     logging.info("%s resumes at step %d of %d.", name, first, total)
 
   # 8. Evaluators.
-  predictor = evaluator.Predictor(task, placement, batch_size=config.eval_batch_size)
+  predictor = evaluator.create(config, task, placement)
 
   def evaluate(split: str) -> dict[str, float]:
     with bar.paused("evaluation"), meter.paused(), log.span("eval", step=now, split=split):
       source = ready.splits[split]
       transform = inputs.evaluation_transform(config, source)
       figures = predictor.evaluate(current.evaluated(), source, transform)
-    writer.scalars(now, {f"{split}/{key}": value for key, value in figures.items()})
+    named = {f"{split}/{key}": value for key, value in figures.items()}
+    if not (now == first and named.keys() <= reported):
+      writer.scalars(now, named)
     return figures
 
   def healthy_or_stop(unhealthy: int | None) -> None:
@@ -196,10 +198,13 @@ def train(
 
   # 9. Loop.
   now, figures = first, {}
+  reported = _reported(workdir, first) if main_process else set()
   meter = meters.Meter(examples.batch_size)
   every_save = inputs.every(config.checkpoint, "config.checkpoint", examples, total)
   every_evaluation = inputs.every(config.evaluation, "config.evaluation", examples, total)
   with (
+    log,
+    saver,
     writers.Writer(workdir, tensorboard=config.tensorboard, active=main_process) as writer,
     inputs.batches(config, placement, examples, state.position(current)) as batches,
     progress.Progress(total, name, start=first, active=main_process) as bar,
@@ -216,7 +221,6 @@ def train(
     while now < total:
       if stop.requested(now):
         save(None)
-        saver.close()
         raise Stopped(f"{name} stopped at step {now} of {total}; the same command resumes it.")
       batch = next(batches)
       current, metrics = compiled(current, frozen, batch)
@@ -248,6 +252,11 @@ def train(
       if split not in figures:
         figures[split] = evaluate(split)
 
-  # 10. Shut-down.
-  saver.close()
+  # 10. Shut-down: leaving the block above has waited for the last checkpoint.
   return Result(figures, now, time.perf_counter() - started, current.evaluated())
+
+
+def _reported(workdir: pathlib.Path, step: int) -> set[str]:
+  """Returns the figures that an earlier start of the run wrote for `step`, not to write twice."""
+  lines = writers.read(workdir / writers.FILE)
+  return {name for line in lines if line.get("step") == step for name in line}

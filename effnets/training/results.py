@@ -78,7 +78,7 @@ def restore(config: Any, workdir: str | pathlib.Path, *, best: bool = False) -> 
 def probabilities(config: Any, variables: PyTree, source: data.Source) -> Float[np.ndarray, "n k"]:
   """Returns a classifier's softmax over `source`, in its order, without noise."""
   task, placement = model(config)
-  predictor = evaluator.Predictor(task, placement, batch_size=config.eval_batch_size)
+  predictor = evaluator.create(config, task, placement)
   transform = inputs.evaluation_transform(config, source)
   outputs, _ = predictor.all(variables, source, transform)
   logits = outputs["logits"].astype(np.float64)

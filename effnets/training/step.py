@@ -36,7 +36,8 @@ def create(
     task: loss and model. optimizer: includes weight decay and clipping.
     batch_size: global examples of a step; the position advances by it.
     schedule: step -> learning rate; only to report it.
-    accumulate: the batch is worked off in this many equal parts, one after the other.
+    accumulate: the batch is worked off in this many equal parts, one after the other, each from
+      the same moments; gradients and moments' moves are averaged, as if it had been one part.
     coupled_weight_decay: factor of 0.5 * |v|^2 over decayed weights, added to the loss that is
       differentiated; the loss that is reported is without it.
     ema_decay: of the averaged variables, if the state has any.
@@ -97,12 +98,11 @@ def gradients(
       return part(params, model_state, frozen, batch, root, step)
     shards = 1 if placement.execution == "shard_map" else placement.batch_shards
 
-    def body(carry, micro):
-      loss, grads, model_state, metrics = carry
+    def body(sums, micro):
       micro = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), micro)
-      new = part(params, model_state, frozen, micro, root, step)
-      add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
-      return (loss + new[0], add(grads, new[1]), new[2], add(metrics, new[3])), None
+      loss, grads, moved, metrics = part(params, model_state, frozen, micro, root, step)
+      new = loss, grads, jax.tree.map(jnp.subtract, moved, model_state), metrics
+      return jax.tree.map(jnp.add, sums, new), None
 
     # Every device works off its own part of the batch: (shards, parts, rest) -> parts first.
     micro = jax.tree.map(
@@ -111,23 +111,21 @@ def gradients(
     first = jax.tree.map(lambda x: x[0].reshape(-1, *x.shape[3:]), micro)
     shapes = jax.eval_shape(part, params, model_state, frozen, first, root, step)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    carry = (zeros[0], zeros[1], model_state, zeros[3])
-    (loss, grads, model_state, metrics), _ = jax.lax.scan(body, carry, micro)
-    return (
-      loss / accumulate,
-      jax.tree.map(lambda g: g / accumulate, grads),
-      model_state,
-      metrics,
-    )
+    (*sums, metrics), _ = jax.lax.scan(body, zeros, micro)
+    loss, grads, moves = jax.tree.map(lambda x: x / accumulate, sums)
+    return loss, grads, jax.tree.map(jnp.add, model_state, moves), metrics
 
   if placement.execution == "jit":
     return whole
 
-  def local(*args):
-    loss, grads, model_state, metrics = whole(*args)
-    # The one reduction of the step; equal parts of the batch make the mean of means the mean.
-    mean = jax.lax.pmean((loss, grads, model_state), parallel.BATCH_AXES)
-    return *mean, jax.lax.psum(metrics, parallel.BATCH_AXES)
+  def local(params, model_state, *args):
+    loss, grads, moved, metrics = whole(params, model_state, *args)
+    # The one reduction of the step; equal parts of the batch make the mean of means the mean. The
+    # mean of the moments' moves, so that frozen moments stay equal bit for bit.
+    moves = jax.tree.map(jnp.subtract, moved, model_state)
+    loss, grads, moves = jax.lax.pmean((loss, grads, moves), parallel.BATCH_AXES)
+    model_state = jax.tree.map(jnp.add, model_state, moves)
+    return loss, grads, model_state, jax.lax.psum(metrics, parallel.BATCH_AXES)
 
   specs = (P(), P(), P(), P(parallel.BATCH_AXES), P(), P())
   return placement.per_device(local, specs, P())

@@ -1,0 +1,107 @@
+"""Every registered model in numbers: `python -m effnets.zoo [PATTERN] [--json]`.
+
+Parameters and multiply-adds are counted from the module's abstract trace, at the model's own image
+size and with 1,000 classes; no weights are made. The paper's printed figures stand beside them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich import console as rich_console
+from rich import table as rich_table
+
+from effnets import errors, models
+
+
+def rows(pattern: str = "*") -> list[dict[str, Any]]:
+  """Returns one dict per model that matches the glob `pattern`, in natural order.
+
+  Keys: name, params (trainable), madds (of convolutions and dense layers), image_size (pixels),
+  paper_params, paper_madds (as printed there, or None), paper (arXiv number, or None).
+
+  Raises: UserError if no model matches.
+  """
+  names = models.list_models(pattern)
+  if not names:
+    raise errors.unknown(
+      "PATTERN", pattern, "a model, or a glob of some", models.list_models(), "no PATTERN"
+    )
+  found = []
+  for name in names:
+    entry = models.entry(name)
+    count = models.count(models.create(name))
+    found.append(
+      {
+        "name": name,
+        "params": count.params,
+        "madds": count.madds,
+        "image_size": entry.image_size,
+        "paper_params": entry.paper_params,
+        "paper_madds": entry.paper_madds,
+        "paper": entry.paper,
+      }
+    )
+  return found
+
+
+def _difference(here: float, paper: float | None) -> str:
+  return "" if paper is None else f"{here / paper - 1:+.1%}"
+
+
+def _millions(value: float | None) -> str:
+  return "" if value is None else f"{value / 1e6:,.1f} M"
+
+
+def table(found: Sequence[dict[str, Any]]) -> rich_table.Table:
+  """Returns the rows as a table to print, with the differences from the papers."""
+  shown = rich_table.Table(box=None, header_style="bold")
+  for column in (
+    "model",
+    "pixels",
+    "parameters",
+    "paper",
+    "",
+    "multiply-adds",
+    "paper",
+    "",
+    "arXiv",
+  ):
+    shown.add_column(column, justify="left" if column in ("model", "arXiv") else "right")
+  for row in found:
+    shown.add_row(
+      row["name"],
+      str(row["image_size"]),
+      f"{row['params']:,}",
+      _millions(row["paper_params"]),
+      _difference(row["params"], row["paper_params"]),
+      _millions(row["madds"]),
+      _millions(row["paper_madds"]),
+      _difference(row["madds"], row["paper_madds"]),
+      row["paper"] or "",
+    )
+  return shown
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Prints the table, or JSON and nothing else; returns the exit status."""
+  parser = argparse.ArgumentParser(prog="python -m effnets.zoo", description=__doc__.split("\n")[0])
+  parser.add_argument("pattern", nargs="?", default="*", help="glob of model names, such as 'eff*'")
+  parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
+  parsed = parser.parse_args(arguments)
+  try:
+    found = rows(parsed.pattern)
+  except errors.UserError as error:
+    sys.stderr.write(f"Error: {error}\n")
+    return 2
+  if parsed.json:
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+  else:
+    rich_console.Console(width=None if sys.stdout.isatty() else 140).print(table(found))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
