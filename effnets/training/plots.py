@@ -22,7 +22,11 @@ _PANELS = (
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 # Looks of the prefixes: training figures thin, the others (evaluations) strong with markers.
 _TRAIN = {"ls": "-", "lw": 1.2, "alpha": 0.6}
-_EVALUATIONS = tuple({"ls": style, "lw": 2.0, "marker": "o", "ms": 4} for style in ("-", "--", ":"))
+# One evaluation alone is a marker without a line, so each has its own.
+_EVALUATIONS = tuple(
+  {"ls": style, "lw": 2.0, "marker": marker, "ms": 4}
+  for style, marker in (("-", "o"), ("--", "D"), (":", "^"))
+)
 # From this many points on a line that zigzags is drawn as its running mean over a pale original.
 _SMOOTH_FROM = 60
 
