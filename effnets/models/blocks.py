@@ -3,15 +3,15 @@
 Parameters are named by what they do, the same in every family:
 
   stem/{conv,norm}, head/{conv,norm}, classifier/{kernel,bias}
-  hidden/{kernel,bias}                       MobileNetV3's layer between pool and classifier, no norm
-  block_i/{expand,depthwise,project}/{conv,norm}   i counts all blocks; expand only where it widens
+  hidden/{kernel,bias}                         MobileNetV3: between pool and classifier, no norm
+  block_i/{expand,depthwise,project}/{conv,norm}     i counts all blocks; no expand at factor 1
   block_i/squeeze/{reduce,expand}/{kernel,bias}
-  block_i/{reduce,spatial,project,shortcut}/{conv,norm}   ResNet; shortcut only where shapes change
+  block_i/{reduce,spatial,project,shortcut}/{conv,norm}   ResNet; shortcut where shapes change
 
 A `conv` has one leaf, `kernel` (HWIO; depthwise: kh kw 1 c). A convolution in several parts has one
-for each, `conv/0/kernel`, `conv/1/kernel`, ..., in the order of its channels, and one `norm` for all
-of them. A `norm` has the parameters `scale` and `bias` and the running moments `mean` and `var`.
-`stages` gives the rows as other code bases number them: stage, then block within the stage.
+for each, `conv/0/kernel`, `conv/1/kernel`, ..., in the order of its channels, and one `norm` for
+all of them. A `norm` has the parameters `scale` and `bias` and the running moments `mean` and
+`var`. `stages(unroll(rows))` gives the blocks as other code bases number them: stage, then block.
 """
 
 import dataclasses
@@ -165,7 +165,7 @@ def mix(
 ) -> Table:
   """Returns `table` with every depthwise convolution mixed.
 
-  Args: kernels: taps of each part, smallest first; empty keeps each row's own. The others: of `Row`.
+  Args: kernels: taps of each part, smallest first; empty keeps each row's own. Others: of `Row`.
   Source: Tan and Le 2019 (arXiv 1907.09595), section 3.
   """
   rows = tuple(
@@ -251,7 +251,7 @@ class MBConv(Block):
     train: bool = False,
     noise: Float[Array, "b"] | None = None,
   ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
-    """Returns the output; and `expand` and `depthwise`, activated, the latter before the squeeze."""
+    """Returns the output; `expand` and `depthwise`, activated, the latter before the squeeze."""
     row, inputs, inner = self.row, x.shape[-1], {}
     expanded = inputs * row.expand
     # MobileNetV3 rounds; whole factors of odd widths (MnasNet-d1: 9 times 36) stay as they are.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from effnets import errors, ops
@@ -125,9 +126,23 @@ def add(name: str, table: blocks.Table, *, params: int, madds: float, **known: A
   shared = {key: entry[key] for key in ("image_size", "dropout_rate", "drop_path_rate")}
   own = {key: value for key, value in known.items() if key not in _KNOWN}
   construct = functools.partial(build, table, **shared, **own)
-  registry.register(
-    registry.Entry(name=name, build=construct, params=params, madds=madds, **entry)
-  )
+  registry.register(registry.Entry(name=name, build=construct, params=params, madds=madds, **entry))
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """A width of a table: its exact counts, and the figures printed for it, None if there are none.
+
+  paper_top1, paper_top5: in percent.
+  """
+
+  width: float
+  params: int
+  madds: float
+  paper_params: float | None = None
+  paper_madds: float | None = None
+  paper_top1: float | None = None
+  paper_top5: float | None = None
 
 
 def suffixed(name: str, width: float) -> str:
@@ -137,3 +152,9 @@ def suffixed(name: str, width: float) -> str:
   ('mobilenetv3_large_075', 'mobilenetv3_large')
   """
   return name if width == 1 else f"{name}_{round(100 * width):03d}"
+
+
+def add_members(name: str, table: blocks.Table, members: Iterable[Member], **known: Any) -> None:
+  """Registers `table` at the width of every member; known: as of `add`."""
+  for member in members:
+    add(suffixed(name, member.width), table, **dataclasses.asdict(member), **known)

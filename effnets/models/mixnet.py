@@ -75,7 +75,7 @@ _add(
   "mixnet_s",
   S,
   params=4_134_606,
-  madds=239.2e6,
+  madds=239.17e6,
   paper_params=4.1e6,
   paper_madds=256e6,
   paper_top1=75.8,
@@ -85,7 +85,7 @@ _add(
   "mixnet_m",
   M,
   params=5_014_382,
-  madds=339.2e6,
+  madds=339.17e6,
   dropout_rate=0.25,
   paper_params=5.0e6,
   paper_madds=360e6,
@@ -97,12 +97,12 @@ _add(
   M,
   width=1.3,
   params=7_329_252,
-  madds=555.3e6,
+  madds=555.25e6,
   dropout_rate=0.25,
   paper_params=7.3e6,
   paper_madds=565e6,
   paper_top1=78.9,
   paper_top5=94.2,
 )
-_add("mixnet_xl", M, width=1.6, depth=1.2, params=11_896_768, madds=904.0e6, dropout_rate=0.25)
-_add("mixnet_xxl", M, width=2.4, depth=1.3, params=23_961_752, madds=1992.7e6, dropout_rate=0.25)
+_add("mixnet_xl", M, width=1.6, depth=1.2, params=11_896_768, madds=904.01e6, dropout_rate=0.25)
+_add("mixnet_xxl", M, width=2.4, depth=1.3, params=23_961_752, madds=1992.73e6, dropout_rate=0.25)

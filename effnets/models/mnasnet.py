@@ -6,17 +6,13 @@ head at 1,280 channels.
 Source: Tan et al. 2019 (arXiv 1807.11626) and its code; d1, d1_320: Chen et al. 2020 (1912.01106).
 """
 
-import dataclasses
-
 from effnets.models import blocks, families, layers
 
 _SE = layers.Squeeze(0.25)
 
 
 def _row(kernel, stride, expand, channels, repeats, squeeze=None, **fields) -> blocks.Row:
-  return blocks.Row(
-    "mbconv", kernel, stride, expand, channels, repeats, squeeze, "relu", **fields
-  )
+  return blocks.Row("mbconv", kernel, stride, expand, channels, repeats, squeeze, "relu", **fields)
 
 
 def _table(stem: int, *rows: blocks.Row) -> blocks.Table:
@@ -79,57 +75,43 @@ D1_320 = _table(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
-  """A multiplier of a table: its counts, and the figures printed for it, None if there are none."""
-
-  width: float
-  params: int
-  madds: float
-  paper_params: float | None = None
-  paper_madds: float | None = None
-  paper_top1: float | None = None
-  paper_top5: float | None = None
-
-
 # Figures of the multipliers: the code's own table, whose MAdds at 1.0 (315.2e6) the paper rounds.
 MEMBERS = {
   "a1": (
     A1,
-    Member(0.35, 1_747_018, 61.7e6, 1.7e6, 63.2e6, 64.1, 85.1),
-    Member(0.5, 2_082_006, 103.2e6, 2.1e6, 105.2e6, 68.9, 88.4),
-    Member(0.75, 2_912_278, 223.4e6, 2.9e6, 226.7e6, 73.3, 91.3),
-    Member(1.0, 3_887_038, 311.6e6, 3.9e6, 312e6, 75.2, 92.5),
-    Member(1.4, 6_105_992, 586.3e6, 6.1e6, 591.5e6, 77.2, 93.5),
+    families.Member(0.35, 1_747_018, 61.68e6, 1.7e6, 63.2e6, 64.1, 85.1),
+    families.Member(0.5, 2_082_006, 103.16e6, 2.1e6, 105.2e6, 68.9, 88.4),
+    families.Member(0.75, 2_912_278, 223.45e6, 2.9e6, 226.7e6, 73.3, 91.3),
+    families.Member(1.0, 3_887_038, 311.58e6, 3.9e6, 312e6, 75.2, 92.5),
+    families.Member(1.4, 6_105_992, 586.32e6, 6.1e6, 591.5e6, 77.2, 93.5),
   ),
   "b1": (
     B1,
-    Member(0.35, 1_788_232, 58.9e6),
-    Member(0.5, 2_218_512, 104.5e6),
-    Member(0.75, 3_170_208, 215.5e6),
-    Member(1.0, 4_383_312, 314.4e6, None, None, 74.5, 92.1),
-    Member(1.4, 7_115_728, 588.8e6),
+    families.Member(0.35, 1_788_232, 58.88e6),
+    families.Member(0.5, 2_218_512, 104.46e6),
+    families.Member(0.75, 3_170_208, 215.49e6),
+    families.Member(1.0, 4_383_312, 314.42e6, None, None, 74.5, 92.1),
+    families.Member(1.4, 7_115_728, 588.80e6),
   ),
   "small": (
     SMALL,
-    Member(0.35, 1_456_334, 24.5e6),
-    Member(0.5, 1_553_350, 28.8e6),
-    Member(0.75, 1_753_518, 50.5e6),
-    Member(1.0, 2_030_264, 68.3e6, 2.0e6, 68e6, 66.0),
-    Member(1.4, 2_603_374, 138.1e6),
+    families.Member(0.35, 1_456_334, 24.49e6),
+    families.Member(0.5, 1_553_350, 28.80e6),
+    families.Member(0.75, 1_753_518, 50.51e6),
+    families.Member(1.0, 2_030_264, 68.34e6, 2.0e6, 68e6, 66.0),
+    families.Member(1.4, 2_603_374, 138.10e6),
   ),
-  "d1": (D1, Member(1.0, 3_638_404, 967.7e6)),
-  "d1_320": (D1_320, Member(1.0, 6_932_240, 1807.7e6)),
+  "d1": (D1, families.Member(1.0, 3_638_404, 967.71e6)),
+  "d1_320": (D1_320, families.Member(1.0, 6_932_240, 1807.73e6)),
 }
 
 
 for _name, (_stages, *_members) in MEMBERS.items():
-  for _member in _members:
-    families.add(
-      families.suffixed(f"mnasnet_{_name}", _member.width),
-      _stages,
-      paper="1912.01106" if _name.startswith("d1") else "1807.11626",
-      dropout_rate=0.0 if _name == "small" else 0.2,
-      interpolation="bilinear",
-      **dataclasses.asdict(_member),
-    )
+  families.add_members(
+    f"mnasnet_{_name}",
+    _stages,
+    _members,
+    paper="1912.01106" if _name.startswith("d1") else "1807.11626",
+    dropout_rate=0.0 if _name == "small" else 0.2,
+    interpolation="bilinear",
+  )

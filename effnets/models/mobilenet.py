@@ -1,11 +1,10 @@
 """MobileNetV1, V2 and V3 Large and Small, with multipliers and minimalistic variants.
 
 A multiplier is `width`, as a suffix `_035` to `_125`. In V2 it never shrinks the head, in V3 it
-leaves the hidden layer behind the pool alone (the published tables' counts). V3-Small's hidden layer
-has 1,024 units as in the code and all weights; the paper prints 1,280 (`hidden=1280`).
+leaves the hidden layer behind the pool alone (the published tables' counts). V3-Small's hidden
+layer has 1,024 units as in the code and all weights; the paper prints 1,280 (`hidden=1280`).
 Source: Howard et al. 2017 (arXiv 1704.04861), Sandler et al. 2018 (1801.04381), Howard et al. 2019
-(1905.02244) and its code; counts at other multipliers, and V1 and V2 scaled: Tan and Le 2019
-(1905.11946), table 3.
+(1905.02244), each with its code.
 """
 
 import dataclasses
@@ -110,93 +109,75 @@ def minimalistic(table: blocks.Table) -> blocks.Table:
   return dataclasses.replace(table, rows=rows, activation="relu")
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
-  """A member of a table: its factors, counts, and figures printed for it, None if there are none."""
-
-  width: float
-  params: int
-  madds: float
-  paper_params: float | None = None
-  paper_madds: float | None = None
-  paper_top1: float | None = None
-  paper_top5: float | None = None
-
-
 V1_MEMBERS = (
-  Member(0.25, 0, 0, 0.5e6, 41e6, 50.6),
-  Member(0.35, 0, 0),
-  Member(0.5, 0, 0, 1.3e6, 149e6, 63.7),
-  Member(0.75, 0, 0, 2.6e6, 325e6, 68.4),
-  Member(1.0, 4_231_976, 568.7e6, 4.2e6, 575e6, 70.6, 89.5),
-  Member(1.25, 0, 0),
+  families.Member(0.25, 470_072, 41.03e6, 0.5e6, 41e6, 50.6),
+  families.Member(0.35, 763_752, 80.41e6),
+  families.Member(0.5, 1_331_592, 149.50e6, 1.3e6, 149e6, 63.7),
+  families.Member(0.75, 2_585_560, 325.40e6, 2.6e6, 325e6, 68.4),
+  families.Member(1.0, 4_231_976, 568.74e6, 4.2e6, 575e6, 70.6, 89.5),
+  families.Member(1.25, 6_270_840, 879.52e6),
 )
 V2_MEMBERS = (
-  Member(0.35, 0, 0, 1.66e6, 59e6, 60.3),
-  Member(0.5, 0, 0),
-  Member(0.75, 0, 0),
-  Member(1.0, 3_504_872, 300.8e6, 3.4e6, 300e6, 72.0, 91.0),
-  Member(1.25, 0, 0),
-  Member(1.4, 0, 0, 6.9e6, 585e6, 74.7, 92.5),
+  families.Member(0.35, 1_677_128, 59.29e6, 1.66e6, 59e6, 60.3),
+  families.Member(0.5, 1_968_680, 97.13e6),
+  families.Member(0.75, 2_636_424, 209.07e6),
+  families.Member(1.0, 3_504_872, 300.77e6, 3.4e6, 300e6, 72.0, 91.0),
+  families.Member(1.25, 5_050_376, 486.59e6),
+  families.Member(1.4, 6_108_776, 582.20e6, 6.9e6, 585e6, 74.7, 92.5),
 )
 V3_MEMBERS = {
   "large": (
     V3_LARGE,
-    Member(0.35, 2_131_832, 39.5e6, 2.2e6, 40e6, 64.2),
-    Member(0.5, 2_689_520, 69.2e6, 2.6e6, 69e6, 68.8),
-    Member(0.75, 3_993_528, 154.6e6, 4.0e6, 155e6, 73.3),
-    Member(1.0, 5_483_032, 216.6e6, 5.4e6, 219e6, 75.2),
-    Member(1.25, 7_551_976, 355.2e6, 7.5e6, 356e6, 76.6),
+    families.Member(0.35, 2_131_832, 39.47e6, 2.2e6, 40e6, 64.2),
+    families.Member(0.5, 2_689_520, 69.25e6, 2.6e6, 69e6, 68.8),
+    families.Member(0.75, 3_993_528, 154.56e6, 4.0e6, 155e6, 73.3),
+    families.Member(1.0, 5_483_032, 216.59e6, 5.4e6, 219e6, 75.2),
+    families.Member(1.25, 7_551_976, 355.22e6, 7.5e6, 356e6, 76.6),
   ),
   "large_minimal": (
     minimalistic(V3_LARGE),
-    Member(0.35, 1_911_864, 37.1e6),
-    Member(0.5, 2_275_264, 65.4e6),
-    Member(0.75, 3_050_312, 148.8e6),
-    Member(1.0, 3_924_288, 209.1e6, 3.9e6, 209e6, 72.3),
-    Member(1.25, 5_054_144, 345.4e6),
+    families.Member(0.35, 1_911_864, 37.05e6),
+    families.Member(0.5, 2_275_264, 65.44e6),
+    families.Member(0.75, 3_050_312, 148.80e6),
+    families.Member(1.0, 3_924_288, 209.14e6, 3.9e6, 209e6, 72.3),
+    families.Member(1.25, 5_054_144, 345.41e6),
   ),
   "small": (
     V3_SMALL,
-    Member(0.35, 1_358_288, 12.8e6, 1.7e6, 13e6, 49.8),
-    Member(0.5, 1_592_704, 21.1e6, 1.9e6, 23e6, 58.0),
-    Member(0.75, 2_041_872, 43.4e6, 2.4e6, 44e6, 65.4),
-    Member(1.0, 2_542_856, 56.5e6, 2.9e6, 66e6, 67.5),
-    Member(1.25, 3_205_384, 90.8e6, 3.6e6, 91e6, 70.4),
+    families.Member(0.35, 1_358_288, 12.82e6, 1.7e6, 13e6, 49.8),
+    families.Member(0.5, 1_592_704, 21.05e6, 1.9e6, 23e6, 58.0),
+    families.Member(0.75, 2_041_872, 43.40e6, 2.4e6, 44e6, 65.4),
+    families.Member(1.0, 2_542_856, 56.51e6, 2.9e6, 66e6, 67.5),
+    families.Member(1.25, 3_205_384, 90.80e6, 3.6e6, 91e6, 70.4),
   ),
   "small_minimal": (
     minimalistic(V3_SMALL),
-    Member(0.35, 1_290_064, 11.4e6),
-    Member(0.5, 1_445_096, 18.8e6),
-    Member(0.75, 1_732_512, 40.1e6),
-    Member(1.0, 2_044_736, 52.3e6, 2.0e6, 65e6, 61.9),
-    Member(1.25, 2_430_816, 85.4e6),
+    families.Member(0.35, 1_290_064, 11.38e6),
+    families.Member(0.5, 1_445_096, 18.81e6),
+    families.Member(0.75, 1_732_512, 40.07e6),
+    families.Member(1.0, 2_044_736, 52.29e6, 2.0e6, 65e6, 61.9),
+    families.Member(1.25, 2_430_816, 85.38e6),
   ),
 }
 
 
-for _name, _stages, _paper, _dropout, _members in (
-  ("mobilenetv1", V1, "1704.04861", 1e-3, V1_MEMBERS),
-  ("mobilenetv2", V2, "1801.04381", 0.2, V2_MEMBERS),
-):
-  for _member in _members:
-    families.add(
-      families.suffixed(_name, _member.width),
-      _stages,
-      paper=_paper,
-      dropout_rate=_dropout,
-      interpolation="bilinear",
-      **dataclasses.asdict(_member),
-    )
+families.add_members(
+  "mobilenetv1",
+  V1,
+  V1_MEMBERS,
+  paper="1704.04861",
+  dropout_rate=1e-3,
+  interpolation="bilinear",
+)
+families.add_members("mobilenetv2", V2, V2_MEMBERS, paper="1801.04381", interpolation="bilinear")
 for _name, (_stages, *_members) in V3_MEMBERS.items():
-  for _member in _members:
-    families.add(
-      families.suffixed(f"mobilenetv3_{_name}", _member.width),
-      _stages,
-      paper="1905.02244",
-      momentum=0.997,
-      mean=(0.5, 0.5, 0.5),
-      std=(0.5, 0.5, 0.5),
-      interpolation="bilinear",
-      **dataclasses.asdict(_member),
-    )
+  families.add_members(
+    f"mobilenetv3_{_name}",
+    _stages,
+    _members,
+    paper="1905.02244",
+    momentum=0.997,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    interpolation="bilinear",
+  )

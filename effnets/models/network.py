@@ -26,8 +26,9 @@ class Network(nn.Module):
   num_classes: of the dense layer. image_size: pixels it was designed for; any other works.
   dropout_rate: before the dense layer. drop_path_rate: d; block i of n is skipped with probability
     d * i / n, the first never.
-  activation: of stem, head and hidden layer. remat: `none` keeps activations for the backward pass; `block` keeps
-    each block's input alone and computes the rest again.
+  activation: of stem, head and hidden layer.
+  remat: `none` keeps activations for the backward pass; `block` keeps each block's input alone and
+    computes the rest again.
   frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
     through their end; 0 freezes nothing. See `frozen_names`.
   padding, plain, dtype, momentum, epsilon, group, kernel_std: see `layers.Settings`.
