@@ -36,10 +36,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize(
   "name",
-  [
-    pytest.param(n, marks=() if n in ("small", "small_minimal") else pytest.mark.slow)
-    for n in GOLDEN
-  ],
+  [pytest.param(n, marks=() if n == "small" else pytest.mark.slow) for n in GOLDEN],
 )
 def test_golden_forward_pass(name):
   module = models.create(f"mobilenetv3_{name}")
@@ -177,6 +174,14 @@ def test_mixed_drop_in(name, setting, want):
   count = models.count(module)
   assert count.params == want[0]
   assert count.madds == pytest.approx(want[1], rel=1e-3)
+
+
+def test_timm_s_deep_v3():
+  module = models.create("mobilenetv3_large_150d")
+  params = models.abstract(module, 32)["params"]
+  assert params["head_1"]["conv"]["kernel"].shape == (1, 1, 1440, 1440)
+  assert models.entry("mobilenetv3_large_150d").params == pytest.approx(14.62e6, abs=0.005e6)
+  assert tuple(row.repeats for row in module.rows) == (2, 1, 2, 4, 1, 2, 2, 3, 4)
 
 
 def test_timm_s_deep_v2():
