@@ -24,7 +24,7 @@ setuptools.setup(
     "absl-py>=2.1",
     "array_record>=0.8.1",
     "clu>=0.0.12",
-    "flax>=0.12,<0.13",
+    "flax>=0.12.2,<0.13",
     "grain>=0.2.15",
     "importlib_resources>=6.4",
     "jax>=0.10,<0.13",
@@ -38,7 +38,7 @@ setuptools.setup(
     "rich>=13.9",
     "scikit-learn>=1.5",
     "tensorboard>=2.19",
-    "tensorflow-datasets>=4.9.8",
+    "tensorflow-datasets>=4.9.10",
   ],
   extras_require={
     "tf": ["tensorflow-cpu>=2.19"],
