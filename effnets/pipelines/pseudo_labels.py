@@ -49,7 +49,8 @@ def thresholds(
   `min_confidence` for a class that never has.
 
   Args:
-    probabilities: rows sum to 1. min_confidence: in [0, 1], a multiple of 0.01.
+    probabilities: rows sum to 1, or are zero: such an example is never taken.
+    min_confidence: in [0, 1], a multiple of 0.01.
     per_class: examples wanted of each class, >= 1.
   Raises: UserError if a setting is out of range.
   Source: Xie et al. 2020, section 3.1, as its official `filter_unlabel` does it.
@@ -63,7 +64,7 @@ def thresholds(
   grid = np.arange(101) / 100
   bins = np.clip(np.searchsorted(grid, confidence, side="right") - 1, 0, 100)
   histogram = np.zeros((classes, 101), np.int64)
-  np.add.at(histogram, (label, bins), 1)
+  np.add.at(histogram, (label, bins), confidence > 0)
   # above[c, j]: examples of class c with confidence >= g_j.
   above = histogram[:, ::-1].cumsum(1)[:, ::-1]
   enough = above >= per_class
@@ -101,7 +102,8 @@ def select(
   uniform = rng.random(len(probabilities))
   wanted = copies[label]
   count = np.floor(wanted) + (uniform < wanted - np.floor(wanted))
-  count = np.where(confidence >= limit[label], count, 0).astype(np.int64)
+  taken = (confidence >= limit[label]) & (confidence > 0)
+  count = np.where(taken, count, 0).astype(np.int64)
   indices = np.repeat(np.arange(len(probabilities)), count)
   if not len(indices):
     raise errors.UserError(

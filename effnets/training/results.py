@@ -76,11 +76,16 @@ def restore(config: Any, workdir: str | pathlib.Path, *, best: bool = False) -> 
 
 
 def probabilities(config: Any, variables: PyTree, source: data.Source) -> Float[np.ndarray, "n k"]:
-  """Returns a classifier's softmax over `source`, in its order, without noise."""
+  """Returns a classifier's softmax over `source`, in its order, without noise.
+
+  The row of an example that cannot be read is zero.
+  """
   task, placement = model(config)
   predictor = evaluator.create(config, task, placement)
   transform = inputs.evaluation_transform(config, source)
-  outputs, _ = predictor.all(variables, source, transform)
+  outputs, examples = predictor.all(variables, source, transform)
   logits = outputs["logits"].astype(np.float64)
   unnormalised = np.exp(logits - logits.max(1, keepdims=True))
-  return (unnormalised / unnormalised.sum(1, keepdims=True)).astype(np.float32)
+  result = np.zeros((len(source), logits.shape[1]), np.float32)
+  result[examples["index"]] = unnormalised / unnormalised.sum(1, keepdims=True)
+  return result

@@ -182,8 +182,8 @@ def test_half_precision_is_summed_in_float32(groups, taps):
 
 @pytest.mark.parametrize("height, spec", [(8, P("data")), (4, P("data", "space"))])
 def test_gradients_on_a_mesh_with_an_idle_axis(height, spec):
-  # XLA's weight gradient is 2 or 4 times too large here, with the right loss. Height 4 is the case
-  # where a layer of 4 rows drops the sharding of its height by itself.
+  # Split over `data` alone, XLA's weight gradients of the first two layers are twice too large and
+  # the loss is right. Split over both axes is the other way to use this mesh.
   mesh = jax.make_mesh((4, 2), ("data", "space"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
   x, depthwise, grouped, pointwise = _draw(
     11, (8, height, 6, 4), (3, 3, 1, 4), (3, 3, 2, 4), (1, 1, 4, 4)

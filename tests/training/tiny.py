@@ -241,8 +241,14 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 
 def stored(workdir: pathlib.Path, number: int) -> Any:
   """Returns the state that checkpoint `number` holds, as nested dicts of host arrays."""
+  path = (workdir / "checkpoints" / str(number) / "state").absolute()
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whatever mesh it was saved from
   with ocp.StandardCheckpointer() as reader:
-    return reader.restore((workdir / "checkpoints" / str(number) / "state").absolute())
+    target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+      reader.metadata(path).item_metadata.tree,
+    )
+    return jax.device_get(reader.restore(path, target))
 
 
 def lines(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -1,0 +1,87 @@
+"""From a config to what the loop takes, and what is refused on the way."""
+
+import jax
+import numpy as np
+import pytest
+
+from effnets import errors, parallel, training
+from effnets.training import inputs
+from tests.data import fakes
+from tests.training import tiny
+
+
+def test_the_shapes_of_a_batch_are_those_of_the_batches():
+  config = tiny.get_config()
+  config.batch_size = 4
+  config.data.unlabelled.update({"source": "soft", "ratio": 3.0})
+  examples = inputs.training(config, {"soft": tiny.Soft()})
+  assert (examples.batch_size, examples.labelled, examples.epoch) == (16, 4, 1197)
+  placement = parallel.create({"data": 4, "fsdp": 2})
+  with inputs.batches(config, placement, examples, start=32) as batches:
+    batch = next(batches)
+  shapes = examples.abstract_batch(placement)
+  assert shapes.keys() == batch.keys()
+  for name, shape in shapes.items():
+    assert (shape.shape, shape.dtype) == (batch[name].shape, batch[name].dtype), name
+    assert shape.sharding == batch[name].sharding
+  np.testing.assert_array_equal(batch["position"][:, 1], np.arange(32, 48))
+  # The loss is the labelled mean plus ratio times the unlabelled mean.
+  soft = np.asarray(batch["soft"])
+  assert soft.sum() == 12
+  np.testing.assert_allclose(np.asarray(batch["weight"])[soft], 3.0 * 16 / 12)
+  np.testing.assert_allclose(np.asarray(batch["weight"])[~soft], 16 / 4)
+
+
+def test_durations():
+  config = tiny.get_config()
+  examples = inputs.training(config, {})
+  assert inputs.total_steps(config, examples) == 12
+  assert inputs.every(config.checkpoint, "config.checkpoint", examples, 12) == 4
+  config.train.update({"steps": 0, "epochs": 2.0})
+  assert inputs.total_steps(config, examples) == 149  # 2 * 1197 / 16, rounded down
+
+
+def test_pictures_of_the_right_size_are_left_as_they_are():
+  config = tiny.get_config()
+  assert inputs.evaluation_transform(config, fakes.Numbered(3, size=32)) is None
+  made = inputs.evaluation_transform(config, fakes.Numbered(3, size=48))
+  example = made({"image": np.zeros((48, 48, 3), np.uint8), "label": 0}, None)
+  assert example["image"].shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("batch_size", 12, r"config.batch_size=12 does not divide over .*=8 device.*nearest: 8 or 16"),
+    ("eval_batch_size", 20, r"config.eval_batch_size=20 does not divide .*nearest: 16 or 24"),
+    ("batch_size", 0, r"config.batch_size=0 does not divide"),
+    ("accumulate", 4, r"config.batch_size=16 .* x 4 accumulation steps; nearest: 32"),
+    ("accumulate", 0, r"config.accumulate=0 should be a whole number of at least 1"),
+    ("log_every_steps", 0, r"config.log_every_steps=0 should be"),
+    ("seed", -1, r"config.seed=-1 should be a whole number from 0"),
+    ("seed", 2**32, r"config.seed=4294967296 should be"),
+    ("ema.decay", 1.0, r"config.ema.decay=1.0 should be a number in \[0, 1\)"),
+    ("checkpoint.keep", 0, r"config.checkpoint.keep=0 should be"),
+    ("checkpoint.best_mode", "maximum", r"config.checkpoint.best_mode='maximum' should be 'max'"),
+    ("data.image_size", 0, r"config.data.image_size=0 should be"),
+    ("data.source", "digts", r"config.data.source='digts'.*digits"),
+    ("data.split.train", "trian", r"config.data.split.*'trian'.*'train'"),
+    ("model.name", "tests_nona", r"config.model.name='tests_nona'.*'tests_nano'"),
+    ("train.steps", 0, r"config.train"),
+    ("optimizer.learning_rate", -0.1, r"config.optimizer.learning_rate=-0.1 is not a positive"),
+    ("mesh.data", 3, r"config.mesh=.* there are 8"),
+  ],
+)
+def test_mistakes_are_found_before_anything_is_compiled(key, value, message, monkeypatch):
+  def fail(*args, **kwargs):
+    pytest.fail("compiled")
+
+  monkeypatch.setattr(jax, "jit", fail)
+  config = tiny.get_config()
+  *sections, name = key.split(".")
+  section = config
+  for part in sections:
+    section = section[part]
+  section[name] = value
+  with pytest.raises(errors.UserError, match=message):
+    training.prepare(config)
