@@ -17,6 +17,7 @@ Exit status: 0 on success, also when a signal stopped a run that can be continue
 message for a mistake in the call, the config, the data or the workdir; 130 after Ctrl-C.
 """
 
+import logging as std_logging
 import re
 import sys
 from collections.abc import Sequence
@@ -92,10 +93,17 @@ def main(argv: Sequence[str]) -> None:
     commands.train(config, workdir)
 
 
+def _worth_showing(record: Any) -> bool:
+  """Returns whether a log record is for the terminal: not what Orbax has to say of its speed."""
+  verbose = logging.get_verbosity() > logging.WARNING
+  return verbose or record.levelno >= std_logging.ERROR or "/orbax/" not in record.pathname
+
+
 def run(argv: Sequence[str]) -> int:
   """Returns the exit status of `main(argv)`; a user's mistake is one message and status 2."""
   logging.use_absl_handler()
   logging.set_verbosity(logging.WARNING)
+  logging.get_absl_handler().addFilter(_worth_showing)
   if {"-h", "-help", "--help", "--helpfull", "--helpshort"} & set(argv[1:]):
     sys.stdout.write(f"{__doc__.strip()}\n")
     return 0
