@@ -58,9 +58,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.seed = args.seed
   config.augment.shift = 2
   # Three operations, one of each kind: all of them take half of the step's compilation.
-  config.augment.randaugment = ml_collections.ConfigDict(
-    {"layers": 2, "magnitude": 9.0, "operations": ("rotate", "equalize", "cutout")}
-  )
+  with config.ignore_type():
+    config.augment.randaugment.update(
+      {"layers": 2, "magnitude": 9.0, "operations": ("rotate", "equalize", "cutout")}
+    )
   config.model.update({"name": "tests_nano", "drop_path_rate": 0.3})
   config.model.momentum = 0.9
   config.batch_norm.group = "4"
