@@ -8,7 +8,7 @@ import pytest
 from absl import logging
 from absl.testing import flagsaver
 
-from effnets import configuration, errors, main, training
+from effnets import configuration, errors, main, training, workdirs
 
 CONFIG = "--config=configs/efficientnet.py"
 STUDENT = "--config=configs/noisy_student.py"
@@ -157,7 +157,7 @@ def test_a_mistake_is_one_message_and_status_2(call, tmp_path, arguments, parts)
   for part in parts:
     assert part in message, message
   # Nothing in the way of the corrected command.
-  configuration.claim_workdir(tmp_path / "run", configuration.base())
+  workdirs.claim(tmp_path / "run", configuration.base())
 
 
 def test_an_empty_folder(call, tmp_path):
@@ -224,7 +224,7 @@ def test_a_foreign_workdir_is_left_alone(call, tmp_path, config):
 @pytest.mark.parametrize("mode", ["train", "evaluate"])
 def test_the_workdir_of_another_config(call, tmp_path, mode):
   run = tmp_path / "run"
-  configuration.claim_workdir(run, configuration.load("configs/efficientnet.py"))
+  workdirs.claim(run, configuration.load("configs/efficientnet.py"))
   (run / "checkpoints").mkdir()
   message = refused(call(CONFIG, "--config.optimizer.learning_rate=0.5", f"--mode={mode}"))
   assert "another config" in message
@@ -239,7 +239,7 @@ def test_evaluating_where_there_is_no_run(call, tmp_path, config):
   assert "holds no run of effnets" in refused(call(config, "--mode=evaluate"))
   assert list((tmp_path / "run").iterdir()) == []
   name = config.removeprefix("--config=")
-  configuration.claim_workdir(tmp_path / "run", configuration.load(name))
+  workdirs.claim(tmp_path / "run", configuration.load(name))
   assert "holds no checkpoints; train there first" in refused(call(config, "--mode=evaluate"))
 
 

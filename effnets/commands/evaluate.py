@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from rich import console as rich_console
 
-from effnets import configuration, errors, pipelines, training
+from effnets import configuration, errors, pipelines, training, workdirs
 from effnets.commands import train
 
 
@@ -23,7 +23,7 @@ def evaluate(config: Any, workdir: str) -> None:
   path = pathlib.Path(workdir)
   if not path.is_dir():
     raise errors.UserError(f"--workdir={path} does not exist.")
-  configuration.check_same_run(path, config, configuration.EVALUATION_KEYS)
+  workdirs.check_same_run(path, config, workdirs.EVALUATION_KEYS)
   which = config.evaluation.checkpoint
   stage, folder = pipelines.last_stage(config, path) if config.pipeline.name else (config, path)
   trained = training.results.restore(stage, folder, best=which == "best")

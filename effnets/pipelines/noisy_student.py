@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from rich import box, table, text
 from rich import console as rich_console
 
-from effnets import configuration, data, errors, parallel, training
+from effnets import configuration, data, errors, parallel, training, workdirs
 from effnets.pipelines import pseudo_labels
 
 NO_NOISE = {
@@ -82,7 +82,7 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   for name, stage in stages.items():
     with errors.context(f"stage {name}"):
       training.prepare(stage, sources={PSEUDO_LABELS: unlabelled})
-  parallel.on_first(lambda: configuration.claim_workdir(path, config))
+  parallel.on_first(lambda: workdirs.claim(path, config))
 
   teacher = _train("teacher", stages["teacher"], path)
   students: list[Stage] = []

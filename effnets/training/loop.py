@@ -16,7 +16,7 @@ import optax
 from absl import logging
 from jaxtyping import PyTree
 
-from effnets import configuration, data, parallel, tasks
+from effnets import configuration, data, parallel, tasks, workdirs
 from effnets.training import (
   accidents,
   checkpoints,
@@ -133,7 +133,7 @@ def train(
   # 4. Workdir and logging; after the checks, so that a mistyped config claims no workdir.
   workdir = pathlib.Path(workdir)
   main_process = jax.process_index() == 0
-  parallel.on_first(lambda: configuration.claim_workdir(workdir, config))
+  parallel.on_first(lambda: workdirs.claim(workdir, config))
   log = events.Events(workdir, active=main_process)
 
   # 5. Shard and initialise (what is fresh is drawn in 7., when nothing is there to restore).
