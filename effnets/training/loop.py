@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import optax
 from absl import logging
+from clu import parameter_overview
 from jaxtyping import PyTree
 
 from effnets import configuration, data, parallel, tasks, workdirs
@@ -172,6 +173,9 @@ def train(
       current, first, _ = saver.restore(abstract)
     log.add("restart", 0.0, step=first)
     logging.info("%s resumes at step %d of %d.", name, first, total)
+  if main_process:
+    overview = parameter_overview.get_parameter_overview(current.params, include_stats="sharding")
+    (workdir / "parameters.txt").write_text(overview + "\n")
 
   # 8. Evaluators.
   predictor = evaluator.create(config, task, placement)
