@@ -116,7 +116,7 @@ def chart(results: Mapping[str, Any], path: pathlib.Path) -> None:
 
   arms = results["arms"]
   figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.5 * len(arms)), layout="constrained")
-  for row, (name, values) in enumerate(arms.items()):
+  for row, values in enumerate(arms.values()):
     percent = 100 * np.asarray(values)
     mean, error = mean_and_error(percent)
     axes.plot(percent, np.full(len(percent), row), "o", color="0.7", markersize=5, zorder=1)
