@@ -1,12 +1,13 @@
 """The command line of effnets: trains or evaluates what a config describes.
 
-  python -m effnets.main --config=FILE[:ARG] --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]
+  python -m effnets.main --config=FILE[:ARG] [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]
 
   --config=FILE[:ARG]   a config file, such as configs/efficientnet.py:b7; of those that come with
                         effnets the name alone will do. What ARG may be is in the file's docstring.
   --config.KEY=VALUE    overrides a setting of it, such as --config.optimizer.learning_rate=0.1
   --workdir=DIR         folder of the run: config, results, checkpoints, metrics, plots. The same
-                        command again continues a run that was stopped.
+                        command again continues a run that was stopped. Without it: runs/ and
+                        the names of FILE and ARG, such as runs/efficientnet_b7.
   --mode=train          trains (default)
   --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
                         --config.evaluation.checkpoint=best
@@ -17,6 +18,7 @@ Exit status: 0 on success, also when a signal stopped a run that can be continue
 message for a mistake in the call, the config, the data or the workdir; 130 after Ctrl-C.
 """
 
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -66,18 +68,32 @@ def parse(argv: Sequence[str]) -> tuple[Any, str, str]:
     raise errors.UserError(f"--config=FILE[:ARG] is missing, such as {shipped}.")
   if _MODE.value not in MODES:
     raise errors.unknown("--mode", _MODE.value, "a mode", MODES)
-  if not _WORKDIR.value:
-    raise errors.UserError("--workdir=DIR is missing: the folder for checkpoints and results.")
+  workdir = _default_workdir(_CONFIG.value) if _WORKDIR.value is None else _WORKDIR.value
+  if not workdir:
+    raise errors.UserError("--workdir= is empty; give the folder for checkpoints and results.")
   config = configuration.load(_CONFIG.value)
   for key, text in overrides:
     configuration.override(config, key, text)
   configuration.check(config)
-  return config, _WORKDIR.value, _MODE.value
+  return config, workdir, _MODE.value
+
+
+def _default_workdir(config: str) -> str:
+  """Returns where a run of FILE[:ARG] lives if nothing is said.
+
+  >>> _default_workdir("configs/noisy_student.py:seed=3")
+  'runs/noisy_student_seed_3'
+  """
+  file, _, arg = config.partition(":")
+  words = [pathlib.Path(file).stem, *re.findall(r"[\w.]+", arg)]
+  return f"runs/{'_'.join(words)}"
 
 
 def main(argv: Sequence[str]) -> None:
   """Does what the arguments ask for; see the module's docstring. Raises: UserError."""
   config, workdir, mode = parse(argv)
+  if _WORKDIR.value is None:
+    sys.stdout.write(f"--workdir={workdir}\n")
   # JAX is imported after the arguments were found to be right: a typing error costs no time.
   from effnets import commands, parallel
 

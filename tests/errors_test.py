@@ -57,7 +57,7 @@ def refused(outcome):
     # The call.
     (["positional", CONFIG], ["'positional' is no flag", "--config.KEY=VALUE"]),
     ([], ["--config=FILE[:ARG] is missing", "configs/noisy_student.py"]),
-    ([CONFIG, "--workdir="], ["--workdir=DIR is missing"]),
+    ([CONFIG, "--workdir="], ["--workdir= is empty"]),
     ([CONFIG, "--workdirr=x"], ["workdirr", "Did you mean: workdir?"]),
     ([CONFIG, "--mode=evalute"], ["--mode='evalute'", "Nearest: 'evaluate'"]),
     ([CONFIG, "--config.seed"], ["--config.seed has no value", "--config.seed=VALUE"]),
