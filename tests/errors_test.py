@@ -95,7 +95,8 @@ def refused(outcome):
     # Names.
     ([CONFIG, "--config.model.name=efficientnet_tny"], ["tny'", "Nearest: 'efficientnet_tiny'"]),
     ([CONFIG, "--config.data.source=digit"], ["data.source='digit'", "Nearest: 'digits'"]),
-    ([CONFIG, "--config.data.split.train=trian"], ["split='trian'", "Nearest: 'train'"]),
+    ([CONFIG, "--config.data.split.train=trian"], ["config.data.split.train='trian'", "Nearest: 'train'"]),
+    ([CONFIG, "--config.data.split.test=tset"], ["config.data.split.test='tset'", "'test'"]),
     ([CONFIG, "--config.optimizer.name=rmsprob"], ["'rmsprob'", "Nearest: 'rmsprop'"]),
     ([CONFIG, "--config.schedule.name=cosin"], ["schedule.name='cosin'", "Nearest: 'cosine'"]),
     ([CONFIG, "--config.task.name=clasification"], ["Nearest: 'classification'"]),
@@ -135,6 +136,8 @@ def refused(outcome):
     ([CONFIG, "--config.task.label_smoothing=1"], ["config.task.label_smoothing=1.0"]),
     ([CONFIG, "--config.model.dropout_rate=1"], ["config.model.dropout_rate=1.0"]),
     ([CONFIG, "--config.checkpoint.keep=0"], ["config.checkpoint.keep=0 should be at least 1"]),
+    ([CONFIG, "--config.evaluation.every_percent=0"], ["config.evaluation.every_percent"]),
+    ([CONFIG, "--config.checkpoint.every_percent=0"], ["config.checkpoint.every_percent"]),
     ([CONFIG, "--config.evaluation.every_percent=200"], ["evaluation.every_percent=200.0"]),
     ([CONFIG, "--config.augment.shift=-1"], ["config.augment.shift=-1"]),
     ([CONFIG, "--config.processes.coordinator=a:1"], ["config.processes.count"]),

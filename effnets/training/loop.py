@@ -52,7 +52,10 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-  """A config turned into what a training needs, all of it checked and nothing compiled."""
+  """A config turned into what a training needs, all of it checked and nothing compiled.
+
+  every_save, every_evaluation: periods in steps.
+  """
 
   placement: parallel.Placement
   examples: inputs.Training
@@ -61,6 +64,8 @@ class Ready:
   schedule: optax.Schedule
   optimizer: optax.GradientTransformation
   total_steps: int
+  every_save: int
+  every_evaluation: int
 
 
 class Stopped(Exception):
@@ -79,7 +84,6 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
   placement = inputs.placement(config)
   inputs.check_batches(config, placement)
   examples = inputs.training(config, sources)
-  splits = dict.fromkeys((config.data.split.validation, config.data.split.test))
   total_steps = inputs.total_steps(config, examples)
   task = tasks.create(
     config,
@@ -91,11 +95,15 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
   return Ready(
     placement=placement,
     examples=examples,
-    splits={split: inputs.evaluation(config, split) for split in splits},
+    splits={
+      config.data.split[part]: inputs.evaluation(config, part) for part in ("validation", "test")
+    },
     task=task,
     schedule=schedule,
     optimizer=inputs.optimizer(config, schedule, task),
     total_steps=total_steps,
+    every_save=inputs.every(config.checkpoint, "config.checkpoint", examples, total_steps),
+    every_evaluation=inputs.every(config.evaluation, "config.evaluation", examples, total_steps),
   )
 
 
@@ -200,8 +208,6 @@ def train(
   now, figures = first, {}
   reported = _reported(workdir, first) if main_process else set()
   meter = meters.Meter(examples.batch_size)
-  every_save = inputs.every(config.checkpoint, "config.checkpoint", examples, total)
-  every_evaluation = inputs.every(config.evaluation, "config.evaluation", examples, total)
   with (
     log,
     saver,
@@ -241,10 +247,10 @@ def train(
           values={"loss": logged["train/loss"], "top-1": logged["train/top1"]},
         )
       validated = None
-      if last or now % every_evaluation == 0:
+      if last or now % ready.every_evaluation == 0:
         healthy_or_stop(meter.unhealthy())
         validated = evaluate(config.data.split.validation)
-      if last or now % every_save == 0:
+      if last or now % ready.every_save == 0:
         save(validated)
       if last:
         figures[config.data.split.validation] = validated
