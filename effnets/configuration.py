@@ -413,7 +413,8 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 def step_batch(config: ml_collections.ConfigDict) -> tuple[int, int]:
   """Returns how many labelled and unlabelled examples one step draws."""
   ratio = config.data.unlabelled.ratio if config.data.unlabelled.source else 0.0
-  return config.batch_size, math.ceil(config.batch_size * ratio)
+  # A product such as 30 * 0.1 lies just above the integer that is meant.
+  return config.batch_size, math.ceil(config.batch_size * ratio - 1e-6)
 
 
 def claim_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:

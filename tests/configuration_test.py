@@ -93,3 +93,13 @@ def test_a_config_that_is_none_is_refused(tmp_path, text, message):
   with pytest.raises(errors.UserError, match=message):
     configuration.claim_workdir(tmp_path, configuration.base())
   assert (tmp_path / "config.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+  ("batch", "ratio", "count"), [(30, 0.1, 3), (128, 5.0, 640), (10, 0.25, 3), (32, 0.0, 0)]
+)
+def test_unlabelled_examples_are_rounded_up(batch, ratio, count):
+  config = configuration.base()
+  config.batch_size = batch
+  config.data.unlabelled.update({"source": "digits", "ratio": ratio})
+  assert configuration.step_batch(config) == (batch, count)
