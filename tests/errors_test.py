@@ -95,7 +95,10 @@ def refused(outcome):
     # Names.
     ([CONFIG, "--config.model.name=efficientnet_tny"], ["tny'", "Nearest: 'efficientnet_tiny'"]),
     ([CONFIG, "--config.data.source=digit"], ["data.source='digit'", "Nearest: 'digits'"]),
-    ([CONFIG, "--config.data.split.train=trian"], ["config.data.split.train='trian'", "Nearest: 'train'"]),
+    (
+      [CONFIG, "--config.data.split.train=trian"],
+      ["config.data.split.train='trian'", "Nearest: 'train'"],
+    ),
     ([CONFIG, "--config.data.split.test=tset"], ["config.data.split.test='tset'", "'test'"]),
     ([CONFIG, "--config.optimizer.name=rmsprob"], ["'rmsprob'", "Nearest: 'rmsprop'"]),
     ([CONFIG, "--config.schedule.name=cosin"], ["schedule.name='cosin'", "Nearest: 'cosine'"]),
