@@ -68,10 +68,6 @@ class Ready:
   every_evaluation: int
 
 
-class Stopped(Exception):
-  """The run was asked to stop, has saved its state and is resumed by the same command."""
-
-
 def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
   """Returns mesh, data, task and optimizer of `config`.
 
@@ -126,7 +122,7 @@ def train(
 
   Raises:
     UserError for a mistake that can be known before compiling, or a loss that is not finite.
-    Stopped after SIGTERM.
+    signals.Stopped after SIGTERM.
   """
   # 1. to 3. Mesh, input, model and optimizer shapes.
   started = time.perf_counter()
@@ -227,7 +223,9 @@ def train(
     while now < total:
       if stop.requested(now):
         save(None)
-        raise Stopped(f"{name} stopped at step {now} of {total}; the same command resumes it.")
+        raise signals.Stopped(
+          f"{name} stopped at step {now} of {total}; the same command resumes it."
+        )
       batch = next(batches)
       current, metrics = compiled(current, frozen, batch)
       now += 1
