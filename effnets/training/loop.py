@@ -234,7 +234,7 @@ def train(
       if last or now % config.log_every_steps == 0:
         healthy_or_stop(meter.unhealthy())
         steps, logged = meter.steps, meter.flush(batches.waited)
-        writer.scalars(now, logged)
+        writer.scalars(now, {**logged, "unreadable": examples.stream.tally.failed})
         waited = logged["seconds"] * logged["input_wait"]
         log.add("step", logged["seconds"] - waited, step=now, steps=steps)
         log.add("input_wait", waited, step=now)
@@ -252,6 +252,11 @@ def train(
         save(validated)
       if last:
         figures[config.data.split.validation] = validated
+    tally = examples.stream.tally
+    if tally.failed:
+      logging.warning(
+        "%s: %d of %d reads failed and were replaced by others.", name, tally.failed, tally.reads
+      )
     for split in ready.splits:
       if split not in figures:
         figures[split] = evaluate(split)
