@@ -55,7 +55,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "task.mixup": _NATURAL,
   "task.mixup_group": _POSITIVE,
   "data.image_size": _POSITIVE,
-  "data.crop_padding": _NATURAL,
+  "data.crop_padding": (lambda v: v >= -1, "at least 0, or -1 for the model's own"),
   "data.max_unreadable": (lambda v: 0 <= v <= 1, "from 0 to 1"),
   "data.threads": _POSITIVE,
   "data.workers": _NATURAL,
@@ -329,7 +329,8 @@ def base() -> ml_collections.ConfigDict:
       "options": {},  # of the source, such as `data_dir` of TFDS or `labels` of digits
       "split": {"train": "train", "validation": "validation", "test": "test"},
       "image_size": 32,
-      "crop_padding": 32,  # evaluation crop: size / (size + crop_padding) of the shorter side
+      # Evaluation crop: size / (size + crop_padding) of the shorter side; -1 is the model's own.
+      "crop_padding": -1,
       "random_crop": True,  # inception-style crop where the host decodes pictures
       "max_unreadable": 0.01,  # share of unreadable examples that stops the run
       "threads": 4,

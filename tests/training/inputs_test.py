@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from effnets import errors, parallel, training
+from effnets import configuration, errors, parallel, training
 from effnets.training import inputs
 from tests.data import fakes
 from tests.training import tiny
@@ -47,6 +47,21 @@ def test_pictures_of_the_right_size_are_left_as_they_are():
   made = inputs.evaluation_transform(config, fakes.Numbered(3, size=48))
   example = made({"image": np.zeros((48, 48, 3), np.uint8), "label": 0}, None)
   assert example["image"].shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+  ("name", "given", "kept"), [("tiny", -1, 1), ("b0", -1, 1 / 2), ("tiny", 32, 1 / 2)]
+)
+def test_the_evaluation_crop_is_the_models_own(name, given, kept):
+  config = configuration.base()
+  config.model.name = f"efficientnet_{name}"
+  config.data.crop_padding = given
+  made = inputs.evaluation_transform(config, fakes.Numbered(3, size=None))
+  # A picture with a white square in its middle half.
+  image = np.zeros((64, 64, 3), np.uint8)
+  image[16:48, 16:48] = 255
+  shown = made({"image": image, "label": 0}, None)["image"]
+  assert (shown > 127).mean() == pytest.approx((0.5 / kept) ** 2, abs=0.02)
 
 
 @pytest.mark.parametrize(
