@@ -32,7 +32,9 @@ FREE_KEYS = (
 EVALUATION_KEYS = ("data", "eval_batch_size", "evaluation", "pipeline.labels")
 
 # Sections that may get keys which `base` does not have; whoever reads them knows the valid ones.
-_OPEN = re.compile(r"(model|optimizer|schedule|([\w.]+\.)?options)\.\w+")
+_OPEN = re.compile(
+  r"(model|optimizer|schedule|augment|augment\.randaugment|([\w.]+\.)?options)\.\w+"
+)
 # Sections of a pipeline that hold overrides of the whole config, for one stage.
 _STAGE = re.compile(r"(pipeline\.(?:teacher|finetune|students\.\w+)\.)([\w.]+)")
 
@@ -130,7 +132,8 @@ def _find(name: str) -> pathlib.Path:
 def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   """Sets `config.key` to the value that `text` stands for, read with the type of the present one.
 
-  Sections that their readers check (`model`, `optimizer`, `schedule`, `options`) take new keys,
+  Sections that their readers check (`model`, `optimizer`, `schedule`, `augment`, `options`) take
+  new keys,
   whose value is a Python literal or else a word, and `None` for "not given". A pipeline's stages
   take every key of the config, such as `pipeline.teacher.train.steps`.
 
@@ -147,7 +150,8 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   inner_open = _OPEN.fullmatch(inner) is not None
   present = known.get(key, known.get(inner))
   if isinstance(present, ml_collections.ConfigDict) or any(k.startswith(f"{key}.") for k in known):
-    first = next((k for k in known if k.startswith(f"{key}.")), f"{key}.KEY")
+    inside = [k for k in known if k.startswith(f"{key}.")] or [f"{key}.KEY"]
+    first = f"{key}.name" if f"{key}.name" in inside else inside[0]
     raise errors.UserError(
       f"config.{key}={text!r}: this is a section; set its keys, such as --config.{first}=VALUE."
     )
@@ -474,6 +478,16 @@ def check_same_run(
       f"--workdir={path} holds a run of another config ({shown}{more}); give the same config or "
       "another workdir."
     )
+
+
+def saved(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
+  """Returns the config of the run in `workdir`, unlocked.
+
+  Raises: UserError if there is none.
+  """
+  path = pathlib.Path(workdir)
+  _saved(path)
+  return ml_collections.ConfigDict(json.loads((path / "config.json").read_text()))
 
 
 def _saved(path: pathlib.Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@
                         the names of FILE and ARG, such as runs/efficientnet_b7.
   --mode=train          trains (default)
   --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
-                        --config.evaluation.checkpoint=best
+                        --config.evaluation.checkpoint=best; without --config it is DIR's own
   --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
                         warnings and errors to the standard error.
 
@@ -63,15 +63,16 @@ def parse(argv: Sequence[str]) -> tuple[Any, str, str]:
     raise errors.UserError(
       f"{rest[1]!r} is no flag; settings are given as --config.KEY=VALUE, the rest as --FLAG=VALUE."
     )
-  if not _CONFIG.value:
-    shipped = " or ".join(f"configs/{name}" for name in configuration.shipped())
-    raise errors.UserError(f"--config=FILE[:ARG] is missing, such as {shipped}.")
   if _MODE.value not in MODES:
     raise errors.unknown("--mode", _MODE.value, "a mode", MODES)
+  of_workdir = _MODE.value == "evaluate" and not _CONFIG.value and _WORKDIR.value
+  if not _CONFIG.value and not of_workdir:
+    shipped = " or ".join(f"configs/{name}" for name in configuration.shipped())
+    raise errors.UserError(f"--config=FILE[:ARG] is missing, such as {shipped}.")
   workdir = _default_workdir(_CONFIG.value) if _WORKDIR.value is None else _WORKDIR.value
   if not workdir:
     raise errors.UserError("--workdir= is empty; give the folder for checkpoints and results.")
-  config = configuration.load(_CONFIG.value)
+  config = configuration.saved(workdir) if of_workdir else configuration.load(_CONFIG.value)
   for key, text in overrides:
     configuration.override(config, key, text)
   configuration.check(config)

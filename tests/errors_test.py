@@ -75,6 +75,10 @@ def refused(outcome):
     ([CONFIG, "--config.train.stps=3"], ["config.train.stps='3'", "Nearest: config.train.steps"]),
     ([CONFIG, "--config.learning_rate=1"], ["Nearest: config.optimizer.learning_rate."]),
     ([CONFIG, "--config.data=x"], ["config.data='x'", "section", "--config.data."]),
+    ([CONFIG, "--config.optimizer=adam"], ["config.optimizer='adam'", "--config.optimizer.name="]),
+    ([CONFIG, "--config.augment.flp=True"], ["config.augment.flp=True", "config.augment.flip"]),
+    ([CONFIG, f"{POLICY}increasin=True"], ["randaugment.increasin=True", "increasing"]),
+    ([CONFIG, f"{POLICY}magnitude=41"], ["randaugment.magnitude=41", "[0, 31]"]),
     ([CONFIG, "--config.model.widht=2"], ["config.model.widht=2", "Nearest: 'width'"]),
     ([CONFIG, "--config.optimizer.decy=.9"], ["config.optimizer.decy=0.9", "Nearest: decay"]),
     ([CONFIG, "--config.schedule.warmup=3"], ["config.schedule.warmup=3", "warmup_steps"]),
@@ -247,6 +251,14 @@ def test_evaluating_where_there_is_no_run(call, tmp_path, config):
   name = config.removeprefix("--config=")
   configuration.claim_workdir(tmp_path / "run", configuration.load(name))
   assert "holds no checkpoints; train there first" in refused(call(config, "--mode=evaluate"))
+
+
+def test_evaluating_takes_the_workdirs_own_config(call, tmp_path):
+  configuration.claim_workdir(tmp_path / "run", configuration.load("configs/noisy_student.py"))
+  workdir = f"--workdir={tmp_path / 'run'}"
+  assert "--config=FILE[:ARG] is missing" in refused(call(workdir))
+  assert "holds no run of effnets" in refused(call(f"--workdir={tmp_path}", "--mode=evaluate"))
+  assert "holds no checkpoints; train there first" in refused(call(workdir, "--mode=evaluate"))
 
 
 def test_evaluating_an_unknown_checkpoint(call):

@@ -23,6 +23,7 @@ from effnets import configuration, data, errors, models, parallel, training
 from effnets.pipelines import pseudo_labels
 
 NO_NOISE = {
+  "task": {"mixup": 0.0},
   "model": {"dropout_rate": 0.0, "drop_path_rate": 0.0},
   "augment": {"flip": False, "shift": 0, "randaugment": {"layers": 0}},
 }

@@ -106,9 +106,9 @@ def _classification(
 def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
   """Returns the device-side augmentation; None if nothing is switched on."""
   if not settings["randaugment"]["layers"]:
+    augment.create({**settings, "randaugment": {**settings["randaugment"], "layers": 1}})  # checks
     settings["randaugment"] = None
   if not any(settings.get(name) for name in ("crop", "flip", "shift", "randaugment")):
-    augment.create(settings)  # for its checks
     return None
   return augment.create(settings)
 
