@@ -42,8 +42,11 @@ setuptools.setup(
   ],
   extras_require={
     "tf": ["tensorflow-cpu>=2.19"],
+    "video": ["opencv-python-headless>=4.10", "imageio-ffmpeg>=0.5"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
+    "plan": ["libtpu>=0.0.30"],
+    "export": ["flatbuffers>=24.3"],
     "test": _TEST,
   },
   classifiers=[

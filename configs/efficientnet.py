@@ -62,6 +62,7 @@ def _imagenet(config, member):
   config.augment.randaugment.update({"layers": layers, "magnitude": magnitude})
   config.model.update({"name": entry.name, "dropout_rate": entry.dropout_rate})
   config.model.update({"drop_path_rate": 0.2, "dtype": "bfloat16"})
+  config.batch_norm.group = "tpu"
   config.batch_size = 2048
   config.eval_batch_size = 2048
   config.train.epochs = 350.0

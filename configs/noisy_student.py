@@ -78,7 +78,7 @@ def _imagenet(config, unlabelled):
   config.augment.randaugment.update({"layers": 2, "magnitude": 27.0})
   config.model.update({"name": "efficientnet_l2", "dropout_rate": 0.5, "drop_path_rate": 0.2})
   config.model.update({"dtype": "bfloat16", "remat": "block"})
-  config.batch_norm.group = "local"
+  config.batch_norm.group = "tpu"
   config.batch_size = 2048
   config.eval_batch_size = 2048
   config.train.epochs = 350.0

@@ -16,7 +16,9 @@ import ml_collections
 from effnets import errors
 
 # Sections that may get keys which `base` does not have; whoever reads them knows the valid ones.
-_OPEN = re.compile(r"(model|optimizer|schedule|([\w.]+\.)?options)\.\w+")
+_OPEN = re.compile(
+  r"(model|optimizer|schedule|augment|augment\.randaugment|([\w.]+\.)?options)\.\w+"
+)
 # Sections of a pipeline that hold overrides of the whole config, for one stage.
 _STAGE = re.compile(r"(pipeline\.(?:teacher|finetune|students\.\w+)\.)([\w.]+)")
 
@@ -36,7 +38,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "task.mixup": _NATURAL,
   "task.mixup_group": _POSITIVE,
   "data.image_size": _POSITIVE,
-  "data.crop_padding": _NATURAL,
+  "data.crop_padding": (lambda v: v >= -1, "at least 0, or -1 for the model's own"),
   "data.max_unreadable": (lambda v: 0 <= v <= 1, "from 0 to 1"),
   "data.threads": _POSITIVE,
   "data.workers": _NATURAL,
@@ -111,7 +113,8 @@ def _find(name: str) -> pathlib.Path:
 def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   """Sets `config.key` to the value that `text` stands for, read with the type of the present one.
 
-  Sections that their readers check (`model`, `optimizer`, `schedule`, `options`) take new keys,
+  Sections that their readers check (`model`, `optimizer`, `schedule`, `augment`, `options`) take
+  new keys,
   whose value is a Python literal or else a word, and `None` for "not given". A pipeline's stages
   take every key of the config, such as `pipeline.teacher.train.steps`.
 
@@ -128,7 +131,8 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   inner_open = _OPEN.fullmatch(inner) is not None
   present = known.get(key, known.get(inner))
   if isinstance(present, ml_collections.ConfigDict) or any(k.startswith(f"{key}.") for k in known):
-    first = next((k for k in known if k.startswith(f"{key}.")), f"{key}.KEY")
+    inside = [k for k in known if k.startswith(f"{key}.")] or [f"{key}.KEY"]
+    first = f"{key}.name" if f"{key}.name" in inside else inside[0]
     raise errors.UserError(
       f"config.{key}={text!r}: this is a section; set its keys, such as --config.{first}=VALUE."
     )
@@ -310,7 +314,8 @@ def base() -> ml_collections.ConfigDict:
       "options": {},  # of the source, such as `data_dir` of TFDS or `labels` of digits
       "split": {"train": "train", "validation": "validation", "test": "test"},
       "image_size": 32,
-      "crop_padding": 32,  # evaluation crop: size / (size + crop_padding) of the shorter side
+      # Evaluation crop: size / (size + crop_padding) of the shorter side; -1 is the model's own.
+      "crop_padding": -1,
       "random_crop": True,  # inception-style crop where the host decodes pictures
       "max_unreadable": 0.01,  # share of unreadable examples that stops the run
       "threads": 4,
@@ -394,7 +399,8 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 def step_batch(config: ml_collections.ConfigDict) -> tuple[int, int]:
   """Returns how many labelled and unlabelled examples one step draws."""
   ratio = config.data.unlabelled.ratio if config.data.unlabelled.source else 0.0
-  return config.batch_size, math.ceil(config.batch_size * ratio)
+  # A product such as 30 * 0.1 lies just above the integer that is meant.
+  return config.batch_size, math.ceil(config.batch_size * ratio - 1e-6)
 
 
 def shipped() -> dict[str, pathlib.Path]:

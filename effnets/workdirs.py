@@ -87,6 +87,16 @@ def check_same_run(
     )
 
 
+def saved(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
+  """Returns the config of the run in `workdir`, unlocked.
+
+  Raises: UserError if there is none.
+  """
+  path = pathlib.Path(workdir)
+  _saved(path)
+  return ml_collections.ConfigDict(json.loads((path / "config.json").read_text()))
+
+
 def _saved(path: pathlib.Path) -> dict[str, Any]:
   """Returns the leaves of the config in a workdir."""
   file = path / "config.json"

@@ -34,3 +34,13 @@ def test_a_step_draws_labelled_and_unlabelled_examples():
   assert configuration.step_batch(config) == (128, 640)
   config.data.unlabelled.ratio = 0.3
   assert configuration.step_batch(config) == (128, 39)
+
+
+@pytest.mark.parametrize(
+  ("batch", "ratio", "count"), [(30, 0.1, 3), (128, 5.0, 640), (10, 0.25, 3), (32, 0.0, 0)]
+)
+def test_unlabelled_examples_are_rounded_up(batch, ratio, count):
+  config = configuration.base()
+  config.batch_size = batch
+  config.data.unlabelled.update({"source": "digits", "ratio": ratio})
+  assert configuration.step_batch(config) == (batch, count)

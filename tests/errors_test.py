@@ -57,7 +57,7 @@ def refused(outcome):
     # The call.
     (["positional", CONFIG], ["'positional' is no flag", "--config.KEY=VALUE"]),
     ([], ["--config=FILE[:ARG] is missing", "configs/noisy_student.py"]),
-    ([CONFIG, "--workdir="], ["--workdir=DIR is missing"]),
+    ([CONFIG, "--workdir="], ["--workdir= is empty"]),
     ([CONFIG, "--workdirr=x"], ["workdirr", "Did you mean: workdir?"]),
     ([CONFIG, "--mode=evalute"], ["--mode='evalute'", "Nearest: 'evaluate'"]),
     ([CONFIG, "--config.seed"], ["--config.seed has no value", "--config.seed=VALUE"]),
@@ -75,6 +75,10 @@ def refused(outcome):
     ([CONFIG, "--config.train.stps=3"], ["config.train.stps='3'", "Nearest: config.train.steps"]),
     ([CONFIG, "--config.learning_rate=1"], ["Nearest: config.optimizer.learning_rate."]),
     ([CONFIG, "--config.data=x"], ["config.data='x'", "section", "--config.data."]),
+    ([CONFIG, "--config.optimizer=adam"], ["config.optimizer='adam'", "--config.optimizer.name="]),
+    ([CONFIG, "--config.augment.flp=True"], ["config.augment.flp=True", "config.augment.flip"]),
+    ([CONFIG, f"{POLICY}increasin=True"], ["randaugment.increasin=True", "increasing"]),
+    ([CONFIG, f"{POLICY}magnitude=41"], ["randaugment.magnitude=41", "[0, 31]"]),
     ([CONFIG, "--config.model.widht=2"], ["config.model.widht=2", "Nearest: 'width'"]),
     ([CONFIG, "--config.optimizer.decy=.9"], ["config.optimizer.decy=0.9", "Nearest: decay"]),
     ([CONFIG, "--config.schedule.warmup=3"], ["config.schedule.warmup=3", "warmup_steps"]),
@@ -95,7 +99,11 @@ def refused(outcome):
     # Names.
     ([CONFIG, "--config.model.name=efficientnet_tny"], ["tny'", "Nearest: 'efficientnet_tiny'"]),
     ([CONFIG, "--config.data.source=digit"], ["data.source='digit'", "Nearest: 'digits'"]),
-    ([CONFIG, "--config.data.split.train=trian"], ["split='trian'", "Nearest: 'train'"]),
+    (
+      [CONFIG, "--config.data.split.train=trian"],
+      ["config.data.split.train='trian'", "Nearest: 'train'"],
+    ),
+    ([CONFIG, "--config.data.split.test=tset"], ["config.data.split.test='tset'", "'test'"]),
     ([CONFIG, "--config.optimizer.name=rmsprob"], ["'rmsprob'", "Nearest: 'rmsprop'"]),
     ([CONFIG, "--config.schedule.name=cosin"], ["schedule.name='cosin'", "Nearest: 'cosine'"]),
     ([CONFIG, "--config.task.name=clasification"], ["Nearest: 'classification'"]),
@@ -135,6 +143,8 @@ def refused(outcome):
     ([CONFIG, "--config.task.label_smoothing=1"], ["config.task.label_smoothing=1.0"]),
     ([CONFIG, "--config.model.dropout_rate=1"], ["config.model.dropout_rate=1.0"]),
     ([CONFIG, "--config.checkpoint.keep=0"], ["config.checkpoint.keep=0 should be at least 1"]),
+    ([CONFIG, "--config.evaluation.every_percent=0"], ["config.evaluation.every_percent"]),
+    ([CONFIG, "--config.checkpoint.every_percent=0"], ["config.checkpoint.every_percent"]),
     ([CONFIG, "--config.evaluation.every_percent=200"], ["evaluation.every_percent=200.0"]),
     ([CONFIG, "--config.augment.shift=-1"], ["config.augment.shift=-1"]),
     ([CONFIG, "--config.processes.coordinator=a:1"], ["config.processes.count"]),
@@ -241,6 +251,14 @@ def test_evaluating_where_there_is_no_run(call, tmp_path, config):
   name = config.removeprefix("--config=")
   workdirs.claim(tmp_path / "run", configuration.load(name))
   assert "holds no checkpoints; train there first" in refused(call(config, "--mode=evaluate"))
+
+
+def test_evaluating_takes_the_workdirs_own_config(call, tmp_path):
+  workdirs.claim(tmp_path / "run", configuration.load("configs/noisy_student.py"))
+  workdir = f"--workdir={tmp_path / 'run'}"
+  assert "--config=FILE[:ARG] is missing" in refused(call(workdir))
+  assert "holds no run of effnets" in refused(call(f"--workdir={tmp_path}", "--mode=evaluate"))
+  assert "holds no checkpoints; train there first" in refused(call(workdir, "--mode=evaluate"))
 
 
 def test_evaluating_an_unknown_checkpoint(call):

@@ -87,6 +87,15 @@ def test_a_stage_of_a_pipeline_is_overridden():
 
 
 @pytest.mark.usefixtures("process_state")
+def test_a_run_without_a_workdir_goes_to_runs(monkeypatch, capsys):
+  seen = []
+  monkeypatch.setattr(commands, "train", lambda _, workdir: seen.append(workdir))
+  assert main.run(["main", f"{CONFIG}:b7,seed=2"]) == 0
+  assert seen == ["runs/efficientnet_b7_seed_2"]
+  assert capsys.readouterr().out == "--workdir=runs/efficientnet_b7_seed_2\n"
+
+
+@pytest.mark.usefixtures("process_state")
 def test_control_c_is_no_traceback(monkeypatch, capsys, tmp_path):
   def interrupted(*_):
     raise KeyboardInterrupt

@@ -18,10 +18,11 @@ def train(config: Any, workdir: str) -> None:
   configuration.check(config)
   console = rich_console.Console()
   try:
-    if config.pipeline.name:
-      pipelines.run(config, workdir, console)
-    else:
-      _single(config, workdir, console)
+    with training.stopping():
+      if config.pipeline.name:
+        pipelines.run(config, workdir, console)
+      else:
+        _single(config, workdir, console)
   except training.Stopped as stopped:
     console.print(str(stopped))
 

@@ -185,7 +185,7 @@ class Records:
 
 
 def open_split(
-  argument: str, split: str, *, options: Mapping[str, Any], key: str = "config.data"
+  argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
 ) -> Records:
   """Returns the data set in the folder `argument`, of the one split `all` (also called `train`).
 
@@ -196,7 +196,7 @@ def open_split(
   allowed = ("soft", "verify", "images", "images_split", "images_options")
   sources.check_options(options, allowed, kind="records", key=key)
   if split not in ("all", "train"):
-    raise errors.unknown(f"{key}.split", split, "a split of records", ("all", "train"))
+    raise errors.unknown(split_key, split, "a split of records", ("all", "train"))
   images = None
   if options.get("images"):
     images = sources.open_source(

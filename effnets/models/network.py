@@ -118,10 +118,13 @@ class Network(nn.Module):
   def features(
     self, images: Float[Array, "b h w 3"], *, train: bool = False, keys: _Keys = None
   ) -> dict[str, Float[Array, "b *s c"]]:
-    """Returns the end points of `backbone`, `head_1x1` and `pooled` (b c, float32, no dropout)."""
+    """Returns the end points of `backbone`, `head_1x1`, and `pooled_features` (b c, float32).
+
+    Dropout comes after them.
+    """
     ends = self.backbone(images, train=train, keys=keys)
     ends["head_1x1"] = self.head_layer(ends["features"], train)
-    ends["pooled"] = ends["head_1x1"].mean((1, 2), dtype=jnp.float32)
+    ends["pooled_features"] = ends["head_1x1"].mean((1, 2), dtype=jnp.float32)
     return ends
 
   def __call__(
@@ -133,7 +136,7 @@ class Network(nn.Module):
       images: normalised. train: batch moments instead of running ones, and noise.
       keys: one key per example for `dropout` and `drop_path`; a missing one means no such noise.
     """
-    x = self.features(images, train=train, keys=keys)["pooled"]
+    x = self.features(images, train=train, keys=keys)["pooled_features"]
     if train and keys is not None and "dropout" in keys and self.dropout_rate > 0:
       x = layers.dropout(x, keys["dropout"], self.dropout_rate)
     return self.classifier(x)

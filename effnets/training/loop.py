@@ -53,7 +53,10 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-  """A config turned into what a training needs, all of it checked and nothing compiled."""
+  """A config turned into what a training needs, all of it checked and nothing compiled.
+
+  every_save, every_evaluation: periods in steps.
+  """
 
   placement: parallel.Placement
   examples: inputs.Training
@@ -62,10 +65,8 @@ class Ready:
   schedule: optax.Schedule
   optimizer: optax.GradientTransformation
   total_steps: int
-
-
-class Stopped(Exception):
-  """The run was asked to stop, has saved its state and is resumed by the same command."""
+  every_save: int
+  every_evaluation: int
 
 
 def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
@@ -80,7 +81,6 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
   placement = inputs.placement(config)
   inputs.check_batches(config, placement)
   examples = inputs.training(config, sources)
-  splits = dict.fromkeys((config.data.split.validation, config.data.split.test))
   total_steps = inputs.total_steps(config, examples)
   task = tasks.create(
     config,
@@ -92,11 +92,15 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
   return Ready(
     placement=placement,
     examples=examples,
-    splits={split: inputs.evaluation(config, split) for split in splits},
+    splits={
+      config.data.split[part]: inputs.evaluation(config, part) for part in ("validation", "test")
+    },
     task=task,
     schedule=schedule,
     optimizer=inputs.optimizer(config, schedule, task),
     total_steps=total_steps,
+    every_save=inputs.every(config.checkpoint, "config.checkpoint", examples, total_steps),
+    every_evaluation=inputs.every(config.evaluation, "config.evaluation", examples, total_steps),
   )
 
 
@@ -119,7 +123,7 @@ def train(
 
   Raises:
     UserError for a mistake that can be known before compiling, or a loss that is not finite.
-    Stopped after SIGTERM.
+    signals.Stopped after SIGTERM.
   """
   # 1. to 3. Mesh, input, model and optimizer shapes.
   started = time.perf_counter()
@@ -204,8 +208,6 @@ def train(
   now, figures = first, {}
   reported = _reported(workdir, first) if main_process else set()
   meter = meters.Meter(examples.batch_size)
-  every_save = inputs.every(config.checkpoint, "config.checkpoint", examples, total)
-  every_evaluation = inputs.every(config.evaluation, "config.evaluation", examples, total)
   with (
     log,
     saver,
@@ -225,7 +227,9 @@ def train(
     while now < total:
       if stop.requested(now):
         save(None)
-        raise Stopped(f"{name} stopped at step {now} of {total}; the same command resumes it.")
+        raise signals.Stopped(
+          f"{name} stopped at step {now} of {total}; the same command resumes it."
+        )
       batch = next(batches)
       current, metrics = compiled(current, frozen, batch)
       now += 1
@@ -234,7 +238,7 @@ def train(
       if last or now % config.log_every_steps == 0:
         healthy_or_stop(meter.unhealthy())
         steps, logged = meter.steps, meter.flush(batches.waited)
-        writer.scalars(now, logged)
+        writer.scalars(now, {**logged, "unreadable": examples.stream.tally.failed})
         waited = logged["seconds"] * logged["input_wait"]
         log.add("step", logged["seconds"] - waited, step=now, steps=steps)
         log.add("input_wait", waited, step=now)
@@ -245,13 +249,18 @@ def train(
           values={"loss": logged["train/loss"], "top-1": logged["train/top1"]},
         )
       validated = None
-      if last or now % every_evaluation == 0:
+      if last or now % ready.every_evaluation == 0:
         healthy_or_stop(meter.unhealthy())
         validated = evaluate(config.data.split.validation)
-      if last or now % every_save == 0:
+      if last or now % ready.every_save == 0:
         save(validated)
       if last:
         figures[config.data.split.validation] = validated
+    tally = examples.stream.tally
+    if tally.failed:
+      logging.warning(
+        "%s: %d of %d reads failed and were replaced by others.", name, tally.failed, tally.reads
+      )
     for split in ready.splits:
       if split not in figures:
         figures[split] = evaluate(split)

@@ -6,6 +6,7 @@ import json
 import re
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -150,6 +151,21 @@ def check_soft_labels_are_the_teachers_probabilities(finished, config):
     expected = np.exp(logits[0]) / np.exp(logits[0]).sum()
     np.testing.assert_allclose(example["probabilities"], expected, atol=1e-5)
     assert example["label"] == expected.argmax()
+
+
+def test_figures_are_named_by_the_part_a_split_plays(config):
+  changed = ml_collections.ConfigDict(config.to_dict())
+  changed.data.split.update({"validation": "val", "test": "train[90%:]"})
+  figures = {"val": {"top1": 0.5}, "train[90%:]": {"top1": 0.25}}
+  summary = noisy_student._summary(noisy_student.Stage("teacher", changed, figures, None))
+  assert (summary["validation_top1"], summary["test_top1"]) == (0.5, 0.25)
+
+
+def test_students_follow_one_another_in_the_order_of_their_numbers(config):
+  changed = ml_collections.ConfigDict(config.to_dict())
+  changed.pipeline.students = {f"student_{n}": {} for n in (1, 2, 10)}
+  stages = [s for s in noisy_student.stage_configs(changed) if s.startswith("student")]
+  assert stages == ["student_1", "student_2", "student_10"]
 
 
 def test_stages_differ_as_the_method_says(config):

@@ -45,8 +45,9 @@ if "tests_nano" not in registry.list_models():  # as a config file this module i
       image_size=32,
       dropout_rate=0.2,
       drop_path_rate=0.2,
-      params=0,
-      madds=0.0,
+      # As counted: tests that go through the registry meet this entry too.
+      params=18_420,
+      madds=130_272.0,
     )
   )
 
