@@ -26,7 +26,7 @@ FREE_KEYS = (
 EVALUATION_KEYS = ("data", "eval_batch_size", "evaluation", "pipeline.labels")
 
 # What a run leaves before there is anything to lose.
-_TRACES = ("config.json", "config.tmp", "events.jsonl", "tb")
+_TRACES = ("config.json", "config.tmp", "events.jsonl", "parameters.txt", "tb")
 
 
 def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -42,7 +42,7 @@ def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pat
   try:
     path.mkdir(parents=True, exist_ok=True)
     # Event files of a run that died before its first write are not foreign.
-    others = sorted(p.name for p in path.iterdir() if p.name not in _TRACES)
+    others = sorted(p.name for p in path.iterdir() if not _is_trace(p))
     if others and not file.exists():
       raise errors.UserError(
         f"--workdir={path} is not empty and holds no run of effnets (no config.json; found "
@@ -58,6 +58,13 @@ def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pat
   except OSError as error:
     raise errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.") from error
   return path
+
+
+def _is_trace(path: pathlib.Path) -> bool:
+  """Returns whether nothing is lost with `path`: a run killed while compiling leaves empty ones."""
+  if path.name == "checkpoints":
+    return path.is_dir() and not any(path.iterdir())
+  return path.name in _TRACES or (path.name == "metrics.jsonl" and not path.stat().st_size)
 
 
 def check_same_run(

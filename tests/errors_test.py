@@ -236,7 +236,7 @@ def test_a_foreign_workdir_is_left_alone(call, tmp_path, config):
 def test_the_workdir_of_another_config(call, tmp_path, mode):
   run = tmp_path / "run"
   workdirs.claim(run, configuration.load("configs/efficientnet.py"))
-  (run / "checkpoints").mkdir()
+  (run / "checkpoints" / "4").mkdir(parents=True)
   message = refused(call(CONFIG, "--config.optimizer.learning_rate=0.5", f"--mode={mode}"))
   assert "another config" in message
   assert "config.optimizer.learning_rate: 0.016 there, 0.5 now" in message

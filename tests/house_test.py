@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "effnets"
 FLOORS = (
   ("errors",),
   ("streams", "configuration"),
+  ("workdirs",),
   ("ops", "parallel"),
   ("augment", "models"),
   ("data",),

@@ -30,10 +30,16 @@ def test_a_run_that_has_not_begun_may_change(tmp_path):
   config = configuration.base()
   config.train.steps = -3  # refused after the workdir was made
   workdirs.claim(tmp_path, config)
-  (tmp_path / "events.jsonl").write_text("")
+  for name in ("events.jsonl", "metrics.jsonl", "parameters.txt"):
+    (tmp_path / name).write_text("")
+  (tmp_path / "checkpoints").mkdir()  # killed while it compiled
   config.train.steps = 3
   workdirs.claim(tmp_path, config)
   assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 3
+  (tmp_path / "checkpoints" / "4").mkdir()
+  config.train.steps = 4
+  with pytest.raises(errors.UserError, match="config.train.steps: 3 there, 4 now"):
+    workdirs.claim(tmp_path, config)
 
 
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
