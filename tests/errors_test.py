@@ -5,8 +5,6 @@ import os
 
 import jax
 import pytest
-from absl import logging
-from absl.testing import flagsaver
 
 from effnets import configuration, errors, main, training, workdirs
 
@@ -16,14 +14,7 @@ POLICY = "--config.augment.randaugment."
 LAYERS = f"{POLICY}layers=2"
 
 
-@pytest.fixture(autouse=True)
-def process_state():
-  """Puts back what a command line sets in its process."""
-  cache, verbosity = jax.config.jax_compilation_cache_dir, logging.get_verbosity()
-  with flagsaver.flagsaver():
-    yield
-  logging.set_verbosity(verbosity)
-  jax.config.update("jax_compilation_cache_dir", cache)
+pytestmark = pytest.mark.usefixtures("process_state")
 
 
 @pytest.fixture

@@ -7,25 +7,12 @@ import signal
 import subprocess
 import sys
 
-import jax
 import pytest
-from absl import logging
-from absl.testing import flagsaver
 
 from effnets import commands, main
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=configs/efficientnet.py"
-
-
-@pytest.fixture
-def process_state():
-  """Puts back what a command line sets in its process."""
-  cache, verbosity = jax.config.jax_compilation_cache_dir, logging.get_verbosity()
-  with flagsaver.flagsaver():
-    yield
-  logging.set_verbosity(verbosity)
-  jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def call(*arguments, **options):

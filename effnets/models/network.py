@@ -148,8 +148,9 @@ def check(module: Network) -> Network:
   Raises: UserError that names the config key, its value and the valid ones.
   """
   for key, options in (("padding", PADDINGS), ("remat", REMAT), ("activation", ops.ACTIVATIONS)):
-    if getattr(module, key) not in options:
-      raise errors.unknown(f"config.model.{key}", getattr(module, key), "a valid choice", options)
+    value = getattr(module, key)
+    if (value.upper() if key == "padding" else value) not in options:
+      raise errors.unknown(f"config.model.{key}", value, "a valid choice", options)
   try:
     dtype = jnp.dtype(module.dtype).name
   except TypeError:

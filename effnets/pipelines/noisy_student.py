@@ -281,7 +281,7 @@ def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib
     if jax.process_index() == 0:
       data.records.write(
         folder,
-        pseudo_labels.examples(unlabelled, probabilities, selection, soft=settings.kind == "soft"),
+        pseudo_labels.examples(probabilities, selection, soft=settings.kind == "soft"),
         {
           "teacher": teacher.name,
           "teacher_figures": teacher.figures,
@@ -291,6 +291,11 @@ def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib
           "figures": pseudo_labels.figures(selection),
         },
         class_names=unlabelled.class_names,
+        images={
+          "images": settings.source,
+          "images_split": settings.split,
+          "images_options": settings.options.to_dict(),
+        },
       )
     multihost_utils.sync_global_devices(f"labels of {teacher.name}")
   source = data.open_source(f"records:{folder}", "all")

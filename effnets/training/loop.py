@@ -17,7 +17,7 @@ from absl import logging
 from clu import parameter_overview
 from jaxtyping import PyTree
 
-from effnets import configuration, data, parallel, tasks, workdirs
+from effnets import configuration, data, errors, parallel, tasks, workdirs
 from effnets.training import (
   accidents,
   checkpoints,
@@ -88,6 +88,9 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
     num_classes=examples.num_classes,
     step_batch=examples.batch_size // config.accumulate,
   )
+  if config.checkpoint.best_metric not in task.figures:
+    key, metric = "config.checkpoint.best_metric", config.checkpoint.best_metric
+    raise errors.unknown(key, metric, "a figure of this task", task.figures)
   schedule = inputs.schedule(config, examples, total_steps)
   return Ready(
     placement=placement,
