@@ -101,7 +101,7 @@ def refused(outcome):
     ([CONFIG, "--config.pipeline.name=student"], ["pipeline.name='student'", "'noisy_student'"]),
     ([CONFIG, "--config.execution=pmap"], ["config.execution='pmap'", "'shard_map'"]),
     ([CONFIG, "--config.batch_norm.group=locl"], ["batch_norm.group='locl'", "'local'"]),
-    ([CONFIG, "--config.model.padding=same"], ["config.model.padding='same'", "'SAME'"]),
+    ([CONFIG, "--config.model.padding=sym"], ["config.model.padding='sym'", "'SYMMETRIC'"]),
     ([CONFIG, "--config.model.dtype=float16"], ["model.dtype='float16'", "'bfloat16'"]),
     ([CONFIG, "--config.model.remat=blocks"], ["model.remat='blocks'", "'block'"]),
     ([CONFIG, "--config.checkpoint.best_mode=mx"], ["best_mode='mx'", "'max'"]),

@@ -187,7 +187,7 @@ def test_running_moments_move_towards_the_batch(module, variables, images):
 @pytest.mark.parametrize(
   "key,value,words",
   [
-    ("padding", "same", "'SAME'"),
+    ("padding", "smae", "'SAME'"),
     ("remat", "blocks", "'block'"),
     ("activation", "swosh", "'swish'"),
     ("dtype", "float16", "'bfloat16'"),
