@@ -208,7 +208,7 @@ def train(
       saver.save(now, current, metrics=figures)
 
   # 9. Loop.
-  now, figures = first, {}
+  now, figures, headline = first, {}, config.checkpoint.best_metric
   reported = _reported(workdir, first) if main_process else set()
   meter = meters.Meter(examples.batch_size)
   with (
@@ -249,7 +249,7 @@ def train(
           now,
           images=steps * examples.batch_size,
           input_wait=waited,
-          values={"loss": logged["train/loss"], "top-1": logged["train/top1"]},
+          values={n: logged[f"train/{n}"] for n in ("loss", headline) if f"train/{n}" in logged},
         )
       validated = None
       if last or now % ready.every_evaluation == 0:
