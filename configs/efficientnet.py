@@ -9,7 +9,7 @@ epochs at batch 2048 on a TPU pod slice; the paper's top-1 for b0 is 77.1 %, for
 
 import ml_collections
 
-from effnets import configuration, models
+from effnets import configuration, models, recipes
 
 MEMBERS = [*(f"b{i}" for i in range(9)), "l2"]
 
@@ -33,46 +33,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _digits(config):
-  config.data.update({"source": "digits", "image_size": 32})
-  config.augment.shift = 2
-  config.model.update({"name": "efficientnet_tiny"})
-  config.model.momentum = 0.9
+  recipes.small_images(config, steps=400)
+  config.data.source = "digits"
   config.batch_size = 64
-  config.train.steps = 400
-  config.optimizer.update(
-    {"name": "rmsprop", "learning_rate": 0.016, "decay": 0.9, "momentum": 0.9, "eps": 1e-3}
-  )
-  config.optimizer.weight_decay = 1e-5
-  config.schedule.update({"name": "cosine", "warmup_percent": 10.0})
-  config.ema.decay = 0.99
 
 
 def _imagenet(config, member):
+  recipes.efficientnet_imagenet(config)
   entry = models.entry(f"efficientnet_{member}")
-  config.data.update(
-    {
-      "source": "imagenet2012",
-      "split": {"train": "train", "validation": "validation", "test": "validation"},
-      "image_size": entry.image_size,
-      "workers": 16,
-    }
-  )
-  config.augment.flip = True
   layers, magnitude = _RANDAUGMENT.get(member, (0, 9.0))
+  config.data.image_size = entry.image_size
   config.augment.randaugment.update({"layers": layers, "magnitude": magnitude})
   config.model.update({"name": entry.name, "dropout_rate": entry.dropout_rate})
-  config.model.update({"drop_path_rate": 0.2, "dtype": "bfloat16"})
-  config.batch_size = 2048
-  config.eval_batch_size = 2048
-  config.train.epochs = 350.0
-  config.optimizer.update(
-    {"name": "rmsprop", "learning_rate": 0.016, "learning_rate_per_examples": 256}
-  )
-  config.optimizer.update({"decay": 0.9, "momentum": 0.9, "eps": 1e-3, "weight_decay": 1e-5})
-  config.schedule.update(
-    {"name": "exponential", "warmup_epochs": 5.0, "decay_epochs": 2.4, "decay_rate": 0.97}
-  )
-  config.ema.decay = 0.9999
   config.checkpoint.update({"every_percent": 1.0, "keep": 3})
   config.evaluation.every_percent = 1.0
-  config.log_every_steps = 100

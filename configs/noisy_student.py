@@ -11,7 +11,7 @@ fit for 800 pixels. TPU pods; days; 88.4 % in the paper.
 
 import ml_collections
 
-from effnets import configuration
+from effnets import configuration, recipes
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -27,23 +27,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def _digits(config):
-  config.data.update({"source": "digits", "image_size": 32})
+  recipes.small_images(config, steps=400)
+  config.data.source = "digits"
   config.data.split.train = "labelled"
   config.data.unlabelled.update({"source": "pseudo_labels", "ratio": 3.0})
-  config.augment.shift = 2
   config.augment.randaugment.update(
     {"layers": 2, "magnitude": 5.0, "cutout_const": 4.0, "translate_const": 4.0}
   )
-  config.model.update({"name": "efficientnet_tiny", "dropout_rate": 0.2, "drop_path_rate": 0.2})
-  config.model.momentum = 0.9  # runs of a few hundred steps
   config.batch_size = 32
-  config.train.steps = 400
-  config.optimizer.update(
-    {"name": "rmsprop", "learning_rate": 0.016, "decay": 0.9, "momentum": 0.9, "eps": 1e-3}
-  )
-  config.optimizer.weight_decay = 1e-5
-  config.schedule.update({"name": "cosine", "warmup_percent": 10.0})
-  config.ema.decay = 0.99
   config.pipeline = ml_collections.ConfigDict(
     {
       "name": "noisy_student",
@@ -65,35 +56,14 @@ def _digits(config):
 
 
 def _imagenet(config, unlabelled):
-  config.data.update(
-    {
-      "source": "imagenet2012",
-      "split": {"train": "train", "validation": "validation", "test": "validation"},
-      "image_size": 475,
-      "workers": 16,
-    }
-  )
+  recipes.efficientnet_imagenet(config)
+  config.data.image_size = 475
   config.data.unlabelled.update({"source": "pseudo_labels", "ratio": 14.0})
-  config.augment.flip = True
   config.augment.randaugment.update({"layers": 2, "magnitude": 27.0})
-  config.model.update({"name": "efficientnet_l2", "dropout_rate": 0.5, "drop_path_rate": 0.2})
-  config.model.update({"dtype": "bfloat16", "remat": "block"})
-  config.batch_norm.group = "local"
-  config.batch_size = 2048
-  config.eval_batch_size = 2048
-  config.train.epochs = 350.0
-  config.optimizer.update(
-    {"name": "rmsprop", "learning_rate": 0.016, "learning_rate_per_examples": 256}
-  )
-  config.optimizer.update({"decay": 0.9, "momentum": 0.9, "eps": 1e-3, "weight_decay": 1e-5})
-  config.schedule.update(
-    {"name": "exponential", "warmup_epochs": 5.0, "decay_epochs": 2.4, "decay_rate": 0.97}
-  )
-  config.ema.decay = 0.9999
+  config.model.update({"name": "efficientnet_l2", "dropout_rate": 0.5, "remat": "block"})
   config.mesh.update({"data": -1, "fsdp": 8})
   config.checkpoint.update({"every_percent": 0.5, "keep": 3})
   config.evaluation.every_percent = 2.0
-  config.log_every_steps = 100
   config.pipeline = ml_collections.ConfigDict(
     {
       "name": "noisy_student",

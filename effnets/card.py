@@ -84,7 +84,8 @@ def render(results: Mapping[str, Any]) -> str:
     mean, error = mean_and_error(values)
     lines.append(f"| {name} | {mean:.2%} ± {error:.2%} | " + " | ".join(f"{v:.2%}" for v in values))
     lines[-1] += " |"
-  lines += ["", "| comparison, seed by seed | mean difference ± s.e. | in standard errors |"]
+  lines += ["", "![Every seed of every arm](results.png)", ""]
+  lines += ["| comparison, seed by seed | mean difference ± s.e. | in standard errors |"]
   lines += ["|---|---|---|"]
   for better, worse in results["comparisons"]:
     gains = np.subtract(arms[better], arms[worse])
@@ -106,8 +107,36 @@ def render(results: Mapping[str, Any]) -> str:
   return "\n".join(lines)
 
 
+def chart(results: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Draws every seed of every arm, and the arms' means with standard errors, as a PNG."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  arms = results["arms"]
+  figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.5 * len(arms)), layout="constrained")
+  for row, values in enumerate(arms.values()):
+    percent = 100 * np.asarray(values)
+    mean, error = mean_and_error(percent)
+    axes.plot(percent, np.full(len(percent), row), "o", color="0.7", markersize=5, zorder=1)
+    colour = f"C{row}"
+    axes.errorbar(mean, row, xerr=error, fmt="D", color=colour, markersize=7, capsize=4, zorder=2)
+    axes.annotate(
+      f"{mean:.1f}", (mean, row), xytext=(0, 8), textcoords="offset points", ha="center"
+    )
+  axes.set_yticks(range(len(arms)), list(arms))
+  axes.set_ylim(len(arms) - 0.5, -0.6)
+  axes.set_xlabel(f"{results['figure']} [%]; grey: single seeds, coloured: mean ± s.e.")
+  axes.grid(axis="x", alpha=0.3)
+  axes.spines[["top", "right", "left"]].set_visible(False)
+  axes.tick_params(left=False)
+  figure.savefig(path, dpi=150)
+  pyplot.close(figure)
+
+
 def write(paper: str) -> pathlib.Path:
-  """Writes the card of `paper` and returns its path.
+  """Writes the card of `paper`, and its chart `results.png`, and returns the card's path.
 
   Raises: UserError if there is no such paper, or no results of it.
   """
@@ -117,7 +146,9 @@ def write(paper: str) -> pathlib.Path:
     raise errors.unknown("the paper", paper, what, measured)
   results = EXPERIMENTS / paper / "results.json"
   try:
-    text = render(json.loads(results.read_text(encoding="utf-8")))
+    content = json.loads(results.read_text(encoding="utf-8"))
+    text = render(content)
+    chart(content, results.with_suffix(".png"))
   except (ValueError, KeyError, TypeError) as error:
     raise errors.UserError(
       f"{results} cannot be shown ({type(error).__name__}: {error}); "

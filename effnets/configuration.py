@@ -1,4 +1,4 @@
-"""Configs: loading, overriding and checking them, and the workdir that they claim."""
+"""Configs: the fields they all have; loading, overriding and checking them."""
 
 import ast
 import importlib.util
@@ -15,29 +15,12 @@ import ml_collections
 
 from effnets import errors
 
-# What a restart of the same run may change: where and how it runs, not what it computes.
-FREE_KEYS = (
-  "checkpoint",
-  "data.threads",
-  "data.workers",
-  "execution",
-  "log_every_steps",
-  "mesh",
-  "processes",
-  "sharding",
-  "tensorboard",
-)
-
-# What evaluating a finished run may change beside them.
-EVALUATION_KEYS = ("data", "eval_batch_size", "evaluation", "pipeline.labels")
-
 # Sections that may get keys which `base` does not have; whoever reads them knows the valid ones.
-_OPEN = re.compile(r"(model|optimizer|schedule|([\w.]+\.)?options)\.\w+")
+_OPEN = re.compile(
+  r"(model|optimizer|schedule|augment|augment\.randaugment|([\w.]+\.)?options)\.\w+"
+)
 # Sections of a pipeline that hold overrides of the whole config, for one stage.
 _STAGE = re.compile(r"(pipeline\.(?:teacher|finetune|students\.\w+)\.)([\w.]+)")
-
-# What a run leaves before there is anything to lose.
-_TRACES = ("config.json", "config.tmp", "events.jsonl", "tb")
 
 _POSITIVE = (lambda v: v >= 1, "at least 1")
 _NATURAL = (lambda v: v >= 0, "at least 0")
@@ -55,7 +38,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "task.mixup": _NATURAL,
   "task.mixup_group": _POSITIVE,
   "data.image_size": _POSITIVE,
-  "data.crop_padding": _NATURAL,
+  "data.crop_padding": (lambda v: v >= -1, "at least 0, or -1 for the model's own"),
   "data.max_unreadable": (lambda v: 0 <= v <= 1, "from 0 to 1"),
   "data.threads": _POSITIVE,
   "data.workers": _NATURAL,
@@ -130,7 +113,8 @@ def _find(name: str) -> pathlib.Path:
 def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   """Sets `config.key` to the value that `text` stands for, read with the type of the present one.
 
-  Sections that their readers check (`model`, `optimizer`, `schedule`, `options`) take new keys,
+  Sections that their readers check (`model`, `optimizer`, `schedule`, `augment`, `options`) take
+  new keys,
   whose value is a Python literal or else a word, and `None` for "not given". A pipeline's stages
   take every key of the config, such as `pipeline.teacher.train.steps`.
 
@@ -147,7 +131,8 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   inner_open = _OPEN.fullmatch(inner) is not None
   present = known.get(key, known.get(inner))
   if isinstance(present, ml_collections.ConfigDict) or any(k.startswith(f"{key}.") for k in known):
-    first = next((k for k in known if k.startswith(f"{key}.")), f"{key}.KEY")
+    inside = [k for k in known if k.startswith(f"{key}.")] or [f"{key}.KEY"]
+    first = f"{key}.name" if f"{key}.name" in inside else inside[0]
     raise errors.UserError(
       f"config.{key}={text!r}: this is a section; set its keys, such as --config.{first}=VALUE."
     )
@@ -329,7 +314,8 @@ def base() -> ml_collections.ConfigDict:
       "options": {},  # of the source, such as `data_dir` of TFDS or `labels` of digits
       "split": {"train": "train", "validation": "validation", "test": "test"},
       "image_size": 32,
-      "crop_padding": 32,  # evaluation crop: size / (size + crop_padding) of the shorter side
+      # Evaluation crop: size / (size + crop_padding) of the shorter side; -1 is the model's own.
+      "crop_padding": -1,
       "random_crop": True,  # inception-style crop where the host decodes pictures
       "max_unreadable": 0.01,  # share of unreadable examples that stops the run
       "threads": 4,
@@ -413,81 +399,8 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 def step_batch(config: ml_collections.ConfigDict) -> tuple[int, int]:
   """Returns how many labelled and unlabelled examples one step draws."""
   ratio = config.data.unlabelled.ratio if config.data.unlabelled.source else 0.0
-  return config.batch_size, math.ceil(config.batch_size * ratio)
-
-
-def claim_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
-  """Makes `workdir` this run's own, writes `config.json` into it and returns its path.
-
-  A run of which nothing but its config is there yet may change it.
-
-  Raises: UserError if it cannot be written, holds something that is no run, or a run whose config
-    computes something else.
-  """
-  path = pathlib.Path(workdir)
-  file = path / "config.json"
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    # Event files of a run that died before its first write are not foreign.
-    others = sorted(p.name for p in path.iterdir() if p.name not in _TRACES)
-    if others and not file.exists():
-      raise errors.UserError(
-        f"--workdir={path} is not empty and holds no run of effnets (no config.json; found "
-        f"{', '.join(others[:3])}); give an empty or new folder."
-      )
-    if others:
-      check_same_run(path, config)
-    elif file.exists():
-      _saved(path)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(to_json(config))
-    temporary.replace(file)
-  except OSError as error:
-    raise errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.") from error
-  return path
-
-
-def check_same_run(
-  workdir: str | pathlib.Path, config: ml_collections.ConfigDict, free: Iterable[str] = ()
-) -> None:
-  """Checks that `workdir` holds a run of `config`.
-
-  free: keys and sections that may differ, beside `FREE_KEYS`.
-
-  Raises: UserError that names what differs, or says that there is no run.
-  """
-  path = pathlib.Path(workdir)
-  old = _saved(path)
-  new = flatten(json.loads(to_json(config)))
-  allowed = tuple(f"{key}." for key in (*FREE_KEYS, *free))
-  changed = [
-    key
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key) and not f"{key}.".startswith(allowed)
-  ]
-  if changed:
-    shown = "; ".join(f"config.{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in changed[:4])
-    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-    raise errors.UserError(
-      f"--workdir={path} holds a run of another config ({shown}{more}); give the same config or "
-      "another workdir."
-    )
-
-
-def _saved(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the leaves of the config in a workdir."""
-  file = path / "config.json"
-  if not file.is_file():
-    raise errors.UserError(f"--workdir={path} holds no run of effnets (no config.json).")
-  try:
-    leaves = flatten(json.loads(file.read_text()))
-  except (OSError, ValueError, TypeError) as error:
-    raise errors.UserError(
-      f"--workdir={path}: its config.json cannot be read ({error}); it is no run of effnets."
-    ) from error
-  if not {"task.name", "batch_size", "seed"} <= leaves.keys():
-    raise errors.UserError(f"--workdir={path}: its config.json is none of effnets.")
-  return leaves
+  # A product such as 30 * 0.1 lies just above the integer that is meant.
+  return config.batch_size, math.ceil(config.batch_size * ratio - 1e-6)
 
 
 def shipped() -> dict[str, pathlib.Path]:

@@ -1,15 +1,16 @@
 """The command line of effnets: trains or evaluates what a config describes.
 
-  python -m effnets.main --config=FILE[:ARG] --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]
+  python -m effnets.main --config=FILE[:ARG] [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]
 
   --config=FILE[:ARG]   a config file, such as configs/efficientnet.py:b7; of those that come with
                         effnets the name alone will do. What ARG may be is in the file's docstring.
   --config.KEY=VALUE    overrides a setting of it, such as --config.optimizer.learning_rate=0.1
   --workdir=DIR         folder of the run: config, results, checkpoints, metrics, plots. The same
-                        command again continues a run that was stopped.
+                        command again continues a run that was stopped. Without it: runs/ and
+                        the names of FILE and ARG, such as runs/efficientnet_b7.
   --mode=train          trains (default)
   --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
-                        --config.evaluation.checkpoint=best
+                        --config.evaluation.checkpoint=best; without --config it is DIR's own
   --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
                         warnings and errors to the standard error.
 
@@ -17,6 +18,8 @@ Exit status: 0 on success, also when a signal stopped a run that can be continue
 message for a mistake in the call, the config, the data or the workdir; 130 after Ctrl-C.
 """
 
+import logging as std_logging
+import pathlib
 import re
 import sys
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from effnets import configuration, errors
+from effnets import configuration, errors, workdirs
 
 MODES = ("train", "evaluate")
 
@@ -61,23 +64,38 @@ def parse(argv: Sequence[str]) -> tuple[Any, str, str]:
     raise errors.UserError(
       f"{rest[1]!r} is no flag; settings are given as --config.KEY=VALUE, the rest as --FLAG=VALUE."
     )
-  if not _CONFIG.value:
-    shipped = " or ".join(f"configs/{name}" for name in configuration.shipped())
-    raise errors.UserError(f"--config=FILE[:ARG] is missing, such as {shipped}.")
   if _MODE.value not in MODES:
     raise errors.unknown("--mode", _MODE.value, "a mode", MODES)
-  if not _WORKDIR.value:
-    raise errors.UserError("--workdir=DIR is missing: the folder for checkpoints and results.")
-  config = configuration.load(_CONFIG.value)
+  of_workdir = _MODE.value == "evaluate" and not _CONFIG.value and _WORKDIR.value
+  if not _CONFIG.value and not of_workdir:
+    shipped = " or ".join(f"configs/{name}" for name in configuration.shipped())
+    raise errors.UserError(f"--config=FILE[:ARG] is missing, such as {shipped}.")
+  workdir = _default_workdir(_CONFIG.value) if _WORKDIR.value is None else _WORKDIR.value
+  if not workdir:
+    raise errors.UserError("--workdir= is empty; give the folder for checkpoints and results.")
+  config = workdirs.saved(workdir) if of_workdir else configuration.load(_CONFIG.value)
   for key, text in overrides:
     configuration.override(config, key, text)
   configuration.check(config)
-  return config, _WORKDIR.value, _MODE.value
+  return config, workdir, _MODE.value
+
+
+def _default_workdir(config: str) -> str:
+  """Returns where a run of FILE[:ARG] lives if nothing is said.
+
+  >>> _default_workdir("configs/noisy_student.py:seed=3")
+  'runs/noisy_student_seed_3'
+  """
+  file, _, arg = config.partition(":")
+  words = [pathlib.Path(file).stem, *re.findall(r"[\w.]+", arg)]
+  return f"runs/{'_'.join(words)}"
 
 
 def main(argv: Sequence[str]) -> None:
   """Does what the arguments ask for; see the module's docstring. Raises: UserError."""
   config, workdir, mode = parse(argv)
+  if _WORKDIR.value is None:
+    sys.stdout.write(f"--workdir={workdir}\n")
   # JAX is imported after the arguments were found to be right: a typing error costs no time.
   from effnets import commands, parallel
 
@@ -92,10 +110,17 @@ def main(argv: Sequence[str]) -> None:
     commands.train(config, workdir)
 
 
+def _worth_showing(record: Any) -> bool:
+  """Returns whether a log record is for the terminal: not what Orbax has to say of its speed."""
+  verbose = logging.get_verbosity() > logging.WARNING
+  return verbose or record.levelno >= std_logging.ERROR or "/orbax/" not in record.pathname
+
+
 def run(argv: Sequence[str]) -> int:
   """Returns the exit status of `main(argv)`; a user's mistake is one message and status 2."""
   logging.use_absl_handler()
   logging.set_verbosity(logging.WARNING)
+  logging.get_absl_handler().addFilter(_worth_showing)
   if {"-h", "-help", "--help", "--helpfull", "--helpshort"} & set(argv[1:]):
     sys.stdout.write(f"{__doc__.strip()}\n")
     return 0

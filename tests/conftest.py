@@ -11,6 +11,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from absl import logging  # noqa: E402
+from absl.testing import flagsaver  # noqa: E402
 
 from effnets import streams  # noqa: E402
 
@@ -20,3 +22,13 @@ def getkey(request):
   """Returns a function that gives a fresh named key; the numbers depend on the test's name only."""
   root = streams.stream(jax.random.key(0), request.node.name)
   return lambda name="": streams.stream(root, name)
+
+
+@pytest.fixture
+def process_state():
+  """Puts back what a command line sets in its process."""
+  cache, verbosity = jax.config.jax_compilation_cache_dir, logging.get_verbosity()
+  with flagsaver.flagsaver():
+    yield
+  logging.set_verbosity(verbosity)
+  jax.config.update("jax_compilation_cache_dir", cache)

@@ -5,10 +5,8 @@ import os
 
 import jax
 import pytest
-from absl import logging
-from absl.testing import flagsaver
 
-from effnets import configuration, errors, main, training
+from effnets import configuration, errors, main, training, workdirs
 
 CONFIG = "--config=configs/efficientnet.py"
 STUDENT = "--config=configs/noisy_student.py"
@@ -16,14 +14,7 @@ POLICY = "--config.augment.randaugment."
 LAYERS = f"{POLICY}layers=2"
 
 
-@pytest.fixture(autouse=True)
-def process_state():
-  """Puts back what a command line sets in its process."""
-  cache, verbosity = jax.config.jax_compilation_cache_dir, logging.get_verbosity()
-  with flagsaver.flagsaver():
-    yield
-  logging.set_verbosity(verbosity)
-  jax.config.update("jax_compilation_cache_dir", cache)
+pytestmark = pytest.mark.usefixtures("process_state")
 
 
 @pytest.fixture
@@ -57,7 +48,7 @@ def refused(outcome):
     # The call.
     (["positional", CONFIG], ["'positional' is no flag", "--config.KEY=VALUE"]),
     ([], ["--config=FILE[:ARG] is missing", "configs/noisy_student.py"]),
-    ([CONFIG, "--workdir="], ["--workdir=DIR is missing"]),
+    ([CONFIG, "--workdir="], ["--workdir= is empty"]),
     ([CONFIG, "--workdirr=x"], ["workdirr", "Did you mean: workdir?"]),
     ([CONFIG, "--mode=evalute"], ["--mode='evalute'", "Nearest: 'evaluate'"]),
     ([CONFIG, "--config.seed"], ["--config.seed has no value", "--config.seed=VALUE"]),
@@ -75,6 +66,10 @@ def refused(outcome):
     ([CONFIG, "--config.train.stps=3"], ["config.train.stps='3'", "Nearest: config.train.steps"]),
     ([CONFIG, "--config.learning_rate=1"], ["Nearest: config.optimizer.learning_rate."]),
     ([CONFIG, "--config.data=x"], ["config.data='x'", "section", "--config.data."]),
+    ([CONFIG, "--config.optimizer=adam"], ["config.optimizer='adam'", "--config.optimizer.name="]),
+    ([CONFIG, "--config.augment.flp=True"], ["config.augment.flp=True", "config.augment.flip"]),
+    ([CONFIG, f"{POLICY}increasin=True"], ["randaugment.increasin=True", "increasing"]),
+    ([CONFIG, f"{POLICY}magnitude=41"], ["randaugment.magnitude=41", "[0, 31]"]),
     ([CONFIG, "--config.model.widht=2"], ["config.model.widht=2", "Nearest: 'width'"]),
     ([CONFIG, "--config.optimizer.decy=.9"], ["config.optimizer.decy=0.9", "Nearest: decay"]),
     ([CONFIG, "--config.schedule.warmup=3"], ["config.schedule.warmup=3", "warmup_steps"]),
@@ -95,14 +90,18 @@ def refused(outcome):
     # Names.
     ([CONFIG, "--config.model.name=efficientnet_tny"], ["tny'", "Nearest: 'efficientnet_tiny'"]),
     ([CONFIG, "--config.data.source=digit"], ["data.source='digit'", "Nearest: 'digits'"]),
-    ([CONFIG, "--config.data.split.train=trian"], ["split='trian'", "Nearest: 'train'"]),
+    (
+      [CONFIG, "--config.data.split.train=trian"],
+      ["config.data.split.train='trian'", "Nearest: 'train'"],
+    ),
+    ([CONFIG, "--config.data.split.test=tset"], ["config.data.split.test='tset'", "'test'"]),
     ([CONFIG, "--config.optimizer.name=rmsprob"], ["'rmsprob'", "Nearest: 'rmsprop'"]),
     ([CONFIG, "--config.schedule.name=cosin"], ["schedule.name='cosin'", "Nearest: 'cosine'"]),
     ([CONFIG, "--config.task.name=clasification"], ["Nearest: 'classification'"]),
     ([CONFIG, "--config.pipeline.name=student"], ["pipeline.name='student'", "'noisy_student'"]),
     ([CONFIG, "--config.execution=pmap"], ["config.execution='pmap'", "'shard_map'"]),
     ([CONFIG, "--config.batch_norm.group=locl"], ["batch_norm.group='locl'", "'local'"]),
-    ([CONFIG, "--config.model.padding=same"], ["config.model.padding='same'", "'SAME'"]),
+    ([CONFIG, "--config.model.padding=sym"], ["config.model.padding='sym'", "'SYMMETRIC'"]),
     ([CONFIG, "--config.model.dtype=float16"], ["model.dtype='float16'", "'bfloat16'"]),
     ([CONFIG, "--config.model.remat=blocks"], ["model.remat='blocks'", "'block'"]),
     ([CONFIG, "--config.checkpoint.best_mode=mx"], ["best_mode='mx'", "'max'"]),
@@ -135,6 +134,8 @@ def refused(outcome):
     ([CONFIG, "--config.task.label_smoothing=1"], ["config.task.label_smoothing=1.0"]),
     ([CONFIG, "--config.model.dropout_rate=1"], ["config.model.dropout_rate=1.0"]),
     ([CONFIG, "--config.checkpoint.keep=0"], ["config.checkpoint.keep=0 should be at least 1"]),
+    ([CONFIG, "--config.evaluation.every_percent=0"], ["config.evaluation.every_percent"]),
+    ([CONFIG, "--config.checkpoint.every_percent=0"], ["config.checkpoint.every_percent"]),
     ([CONFIG, "--config.evaluation.every_percent=200"], ["evaluation.every_percent=200.0"]),
     ([CONFIG, "--config.augment.shift=-1"], ["config.augment.shift=-1"]),
     ([CONFIG, "--config.processes.coordinator=a:1"], ["config.processes.count"]),
@@ -157,7 +158,7 @@ def test_a_mistake_is_one_message_and_status_2(call, tmp_path, arguments, parts)
   for part in parts:
     assert part in message, message
   # Nothing in the way of the corrected command.
-  configuration.claim_workdir(tmp_path / "run", configuration.base())
+  workdirs.claim(tmp_path / "run", configuration.base())
 
 
 def test_an_empty_folder(call, tmp_path):
@@ -206,11 +207,12 @@ def test_a_workdir_that_cannot_be_written(call, tmp_path):
   assert "--workdir=" in message and "cannot be written" in message
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
 def test_a_read_only_workdir(call, tmp_path):
   (tmp_path / "closed").mkdir(mode=0o500)
-  message = refused(call(CONFIG, f"--workdir={tmp_path / 'closed'}"))
-  assert "cannot be written: Permission denied" in message
+  # Root may write everywhere, but no one into what the kernel shows as files.
+  closed = "/proc/effnets" if os.getuid() == 0 else tmp_path / "closed"
+  message = refused(call(CONFIG, f"--workdir={closed}"))
+  assert f"--workdir={closed} cannot be written: " in message
 
 
 @pytest.mark.parametrize("config", [CONFIG, STUDENT])
@@ -224,8 +226,8 @@ def test_a_foreign_workdir_is_left_alone(call, tmp_path, config):
 @pytest.mark.parametrize("mode", ["train", "evaluate"])
 def test_the_workdir_of_another_config(call, tmp_path, mode):
   run = tmp_path / "run"
-  configuration.claim_workdir(run, configuration.load("configs/efficientnet.py"))
-  (run / "checkpoints").mkdir()
+  workdirs.claim(run, configuration.load("configs/efficientnet.py"))
+  (run / "checkpoints" / "4").mkdir(parents=True)
   message = refused(call(CONFIG, "--config.optimizer.learning_rate=0.5", f"--mode={mode}"))
   assert "another config" in message
   assert "config.optimizer.learning_rate: 0.016 there, 0.5 now" in message
@@ -239,8 +241,16 @@ def test_evaluating_where_there_is_no_run(call, tmp_path, config):
   assert "holds no run of effnets" in refused(call(config, "--mode=evaluate"))
   assert list((tmp_path / "run").iterdir()) == []
   name = config.removeprefix("--config=")
-  configuration.claim_workdir(tmp_path / "run", configuration.load(name))
+  workdirs.claim(tmp_path / "run", configuration.load(name))
   assert "holds no checkpoints; train there first" in refused(call(config, "--mode=evaluate"))
+
+
+def test_evaluating_takes_the_workdirs_own_config(call, tmp_path):
+  workdirs.claim(tmp_path / "run", configuration.load("configs/noisy_student.py"))
+  workdir = f"--workdir={tmp_path / 'run'}"
+  assert "--config=FILE[:ARG] is missing" in refused(call(workdir))
+  assert "holds no run of effnets" in refused(call(f"--workdir={tmp_path}", "--mode=evaluate"))
+  assert "holds no checkpoints; train there first" in refused(call(workdir, "--mode=evaluate"))
 
 
 def test_evaluating_an_unknown_checkpoint(call):

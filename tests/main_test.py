@@ -7,25 +7,12 @@ import signal
 import subprocess
 import sys
 
-import jax
 import pytest
-from absl import logging
-from absl.testing import flagsaver
 
 from effnets import commands, main
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=configs/efficientnet.py"
-
-
-@pytest.fixture
-def process_state():
-  """Puts back what a command line sets in its process."""
-  cache, verbosity = jax.config.jax_compilation_cache_dir, logging.get_verbosity()
-  with flagsaver.flagsaver():
-    yield
-  logging.set_verbosity(verbosity)
-  jax.config.update("jax_compilation_cache_dir", cache)
 
 
 def call(*arguments, **options):
@@ -87,6 +74,15 @@ def test_a_stage_of_a_pipeline_is_overridden():
 
 
 @pytest.mark.usefixtures("process_state")
+def test_a_run_without_a_workdir_goes_to_runs(monkeypatch, capsys):
+  seen = []
+  monkeypatch.setattr(commands, "train", lambda _, workdir: seen.append(workdir))
+  assert main.run(["main", f"{CONFIG}:b7,seed=2"]) == 0
+  assert seen == ["runs/efficientnet_b7_seed_2"]
+  assert capsys.readouterr().out == "--workdir=runs/efficientnet_b7_seed_2\n"
+
+
+@pytest.mark.usefixtures("process_state")
 def test_control_c_is_no_traceback(monkeypatch, capsys, tmp_path):
   def interrupted(*_):
     raise KeyboardInterrupt
@@ -111,6 +107,10 @@ SMALL = (
   "--config.model.width=0.25",
   "--config.model.depth=0.25",
   "--config.train.steps=6",
+  # The rate does not depend on the number of steps: one compiled program for all tests here.
+  "--config.schedule.name=constant",
+  "--config.schedule.warmup_percent=None",
+  "--config.augment.shift=0",
   "--config.batch_size=16",
   "--config.eval_batch_size=100",
   "--config.log_every_steps=2",
@@ -180,3 +180,17 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path):
   assert not (tmp_path / "run" / "result.json").exists()
   steps = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
   assert steps
+
+
+def test_orbaxs_warnings_are_not_shown_and_ours_are():
+  code = (
+    "import logging as l\nfrom absl import flags, logging\nfrom effnets import main\n"
+    "main.run(['main', '--help'])\nflags.FLAGS(['main'])\n"
+    "for path in ('/x/orbax/checkpoint/manager.py', '/x/effnets/training/checkpoints.py'):\n"
+    "  for level in (l.WARNING, l.ERROR):\n"
+    "    r = logging.get_absl_logger().makeRecord('absl', level, path, 1, 'said', (), None)\n"
+    "    logging.get_absl_handler().handle(r)\n"
+  )
+  done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+  lines = [line[0] + line.split("] ")[0].split()[-1] for line in done.stderr.splitlines()]
+  assert lines == ["Emanager.py:1", "Wcheckpoints.py:1", "Echeckpoints.py:1"]

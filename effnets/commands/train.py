@@ -18,10 +18,11 @@ def train(config: Any, workdir: str) -> None:
   configuration.check(config)
   console = rich_console.Console()
   try:
-    if config.pipeline.name:
-      pipelines.run(config, workdir, console)
-    else:
-      _single(config, workdir, console)
+    with training.stopping():
+      if config.pipeline.name:
+        pipelines.run(config, workdir, console)
+      else:
+        _single(config, workdir, console)
   except training.Stopped as stopped:
     console.print(str(stopped))
 
@@ -44,5 +45,6 @@ def figures_table(figures: dict[str, dict[str, float]], *, title: str) -> table.
   for split in figures:
     shown.add_column(split, justify="right")
   for name in next(iter(figures.values())):
-    shown.add_row(name, *(f"{values[name]:.4f}" for values in figures.values()))
+    cells = (values[name] for values in figures.values())
+    shown.add_row(name, *(str(c) if isinstance(c, int) else f"{c:.4f}" for c in cells))
   return shown

@@ -55,7 +55,7 @@ class Digits:
 
 
 def open_split(
-  argument: str, split: str, *, options: Mapping[str, Any], key: str = "config.data"
+  argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
 ) -> Digits:
   """Returns one split; option `labels`: size of `labelled`, a multiple of 10 in [10, 1140].
 
@@ -64,7 +64,7 @@ def open_split(
   del argument
   sources.check_options(options, ("labels",), kind="digits", key=key)
   if split not in SPLITS:
-    raise errors.unknown(f"{key}.split", split, "a split of digits", SPLITS)
+    raise errors.unknown(split_key, split, "a split of digits", SPLITS)
   labels = options.get("labels", 100)
   orders = _orders()
   most = _CLASSES * (min(map(len, orders)) - _TEST - _VALIDATION)

@@ -46,7 +46,7 @@ class Folder:
 
 
 def open_split(
-  argument: str, split: str, *, options: Mapping[str, Any], key: str = "config.data"
+  argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
 ) -> Folder:
   """Returns one split of the folder `argument`; there are no options.
 
@@ -64,12 +64,12 @@ def open_split(
   if flat:
     if split not in ("all", "train"):
       raise errors.unknown(
-        f"{key}.split", split, f"a split of {root}, which has no split folders", ("all", "train")
+        split_key, split, f"a split of {root}, which has no split folders", ("all", "train")
       )
     parent, classes = root, sorted(inner)
   else:
     if split not in inner:
-      raise errors.unknown(f"{key}.split", split, f"a folder in {root}", inner)
+      raise errors.unknown(split_key, split, f"a folder in {root}", inner)
     parent = inner[split]
     together = {split, *(s for s in _SPLITS if s in inner)}
     classes = sorted({name for s in together for name in _folders(inner[s])})

@@ -36,6 +36,7 @@ def write(
   *,
   num_classes: int | None = None,
   class_names: Sequence[str] | None = None,
+  images: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Writes a data set, replacing one that is there, and returns its manifest.
 
@@ -44,6 +45,8 @@ def write(
     provenance: anything JSON can hold: who made the labels, from what, with which settings.
     num_classes: default: length of class_names or probabilities, else the largest label + 1.
     class_names: default: "0", "1", ….
+    images: where the images are if the examples hold none: the options `images`, `images_split`
+      and `images_options` of `open_split`, which takes them from here.
   Raises: ValueError if the fields differ, there is no label or no example. What was there stays.
   """
   path = pathlib.Path(path)
@@ -86,6 +89,7 @@ def write(
       "data": f"records-{digest[:16]}.array_record",
       "bytes": partial.stat().st_size,
       "sha256": digest,
+      "images": None if images is None else dict(images),
       "provenance": provenance,
     }
     _sync(partial)
@@ -185,24 +189,26 @@ class Records:
 
 
 def open_split(
-  argument: str, split: str, *, options: Mapping[str, Any], key: str = "config.data"
+  argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
 ) -> Records:
   """Returns the data set in the folder `argument`, of the one split `all` (also called `train`).
 
   Options: `soft`, `verify` as in `Records`; `images`, `images_split`, `images_options`: the source
-  that the images come from, if the records hold none.
+  that the images come from, if the records hold none; default: what `write` was told.
   Raises: errors.UserError as `Records`, and for unknown options and splits.
   """
   allowed = ("soft", "verify", "images", "images_split", "images_options")
   sources.check_options(options, allowed, kind="records", key=key)
   if split not in ("all", "train"):
-    raise errors.unknown(f"{key}.split", split, "a split of records", ("all", "train"))
+    raise errors.unknown(split_key, split, "a split of records", ("all", "train"))
   images = None
-  if options.get("images"):
+  known = (read_manifest(pathlib.Path(argument).expanduser()) or {}).get("images")
+  where = options if options.get("images") else known or {}
+  if where.get("images"):
     images = sources.open_source(
-      options["images"],
-      options.get("images_split", "train"),
-      options=options.get("images_options"),
+      where["images"],
+      where.get("images_split", "train"),
+      options=where.get("images_options"),
       key=f"{key}.options.images",
     )
   return Records(

@@ -59,7 +59,12 @@ class Source(Protocol):
 
 
 def open_source(
-  name: str, split: str, *, options: Mapping[str, Any] | None = None, key: str = "config.data"
+  name: str,
+  split: str,
+  *,
+  options: Mapping[str, Any] | None = None,
+  key: str = "config.data",
+  split_key: str = "",
 ) -> Source:
   """Returns the source that a config names.
 
@@ -67,7 +72,8 @@ def open_source(
     name: `digits`, `folder:PATH`, `records:PATH`, or a TFDS name (also `tfds:NAME`).
     split: `train`, `validation`, `test`, …; what each kind offers is in its module.
     options: settings of the kind, such as `labels` for `digits` or `data_dir` for TFDS.
-    key: where the settings stand in the config, for messages.
+    key: where the settings stand in the config, for messages. split_key: where the split does, if
+      it is not `KEY.split`.
   Raises: errors.UserError if the name, the split, an option or what lies on disk is wrong.
   """
   kind, colon, argument = name.partition(":")
@@ -77,7 +83,13 @@ def open_source(
     what = "a data set's name" if kind == "tfds" else "a path"
     raise errors.UserError(f"{key}.source={name!r} lacks {what}; write '{kind}:…'.")
   module = importlib.import_module(_KINDS[kind])
-  return module.open_split(argument, split, options=dict(options or {}), key=key)
+  return module.open_split(
+    argument,
+    split,
+    options=dict(options or {}),
+    key=key,
+    split_key=split_key or f"{key}.split",
+  )
 
 
 def kinds() -> list[str]:

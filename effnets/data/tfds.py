@@ -61,7 +61,7 @@ class Tfds:
 
 
 def open_split(
-  argument: str, split: str, *, options: Mapping[str, Any], key: str = "config.data"
+  argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
 ) -> Tfds:
   """Returns one split of the TFDS data set `argument`, such as `cifar10` or `cifar10:3.0.2`.
 
@@ -116,7 +116,7 @@ def open_split(
     ) from error
   except (ValueError, KeyError) as error:
     raise errors.unknown(
-      f"{key}.split", split, f"a split of {argument}", list(builder.info.splits)
+      split_key, split, f"a split of {argument}", list(builder.info.splits)
     ) from error
 
 

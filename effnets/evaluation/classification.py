@@ -3,11 +3,20 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+CLASSIFICATION_FIGURES = (
+  "top1",
+  "top5",
+  "mean_per_class",
+  "cross_entropy",
+  "calibration_error",
+  "examples",
+)
+
 
 def classification(
   logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"], *, bins: int = 15
 ) -> dict[str, float]:
-  """Returns figures over all n examples, all as fractions but `cross_entropy`.
+  """Returns figures over all n examples, all as fractions but the last three.
 
   top1, top5: share of examples whose label is (among) the highest logit(s); a tie counts as the
     examples before the label in class order, as a stable sort would place it.
@@ -15,6 +24,7 @@ def classification(
   cross_entropy: mean, in nats.
   calibration_error: expected calibration error, |confidence - accuracy| weighted by bin size, over
     `bins` equal bins of the largest probability (Guo et al. 2017, eq. 3).
+  examples: n, how many were judged.
 
   >>> f = classification(np.eye(3), np.array([0, 1, 1]))
   >>> round(f["top1"], 4), round(f["mean_per_class"], 4)
@@ -39,4 +49,5 @@ def classification(
     "mean_per_class": float(np.mean([correct[labels == c].mean() for c in classes])),
     "cross_entropy": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
     "calibration_error": float(gap / len(labels)),
+    "examples": len(labels),
   }

@@ -155,16 +155,16 @@ class Network(nn.Module):
   ) -> dict[str, Float[Array, "b *s c"]]:
     """Returns the end points of `backbone`, and those behind it.
 
-    `head_1x1`, where there is a head; `pooled` (b c, float32, no dropout); `hidden` (b c), where
-    there is a hidden layer.
+    `head_1x1`, where there is a head; `pooled_features` (b c, float32); `hidden` (b c), where there
+    is a hidden layer. Dropout comes after them.
     """
     ends = self.backbone(images, train=train, keys=keys, inner=inner)
     last = ends["features"]
     for layer in self.head_layers:
       last = ends["head_1x1"] = layer(last, train)
-    ends["pooled"] = last.mean((1, 2), dtype=jnp.float32)
+    ends["pooled_features"] = last.mean((1, 2), dtype=jnp.float32)
     if self.hidden:
-      y = self.hidden_layer(ends["pooled"][:, None, None])
+      y = self.hidden_layer(ends["pooled_features"][:, None, None])
       ends["hidden"] = layers.ACTIVATIONS[self.activation](y)[:, 0, 0]
     return ends
 
@@ -178,7 +178,7 @@ class Network(nn.Module):
       keys: one key per example for `dropout` and `drop_path`; a missing one means no such noise.
     """
     ends = self.features(images, train=train, keys=keys)
-    x = ends["hidden"] if self.hidden else ends["pooled"]
+    x = ends["hidden"] if self.hidden else ends["pooled_features"]
     if train and keys is not None and "dropout" in keys and self.dropout_rate > 0:
       x = layers.dropout(x, keys["dropout"], self.dropout_rate)
     return self.classifier(x)
@@ -190,8 +190,9 @@ def check(module: Network) -> Network:
   Raises: UserError that names the config key, its value and the valid ones.
   """
   for key, options in (("padding", PADDINGS), ("remat", REMAT), ("activation", ops.ACTIVATIONS)):
-    if getattr(module, key) not in options:
-      raise errors.unknown(f"config.model.{key}", getattr(module, key), "a valid choice", options)
+    value = getattr(module, key)
+    if (value.upper() if key == "padding" else value) not in options:
+      raise errors.unknown(f"config.model.{key}", value, "a valid choice", options)
   try:
     dtype = jnp.dtype(module.dtype).name
   except TypeError:

@@ -70,7 +70,8 @@ def register(entry: Entry) -> Entry:
   return entry
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
+  """Returns a sorting key that puts b2 before b10."""
   return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
@@ -80,7 +81,7 @@ def list_models(pattern: str = "*") -> list[str]:
   >>> list_models("efficientnet_b[0-2]")
   ['efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2']
   """
-  return sorted(fnmatch.filter(_ENTRIES, pattern), key=_natural)
+  return sorted(fnmatch.filter(_ENTRIES, pattern), key=natural)
 
 
 def entry(name: str) -> Entry:

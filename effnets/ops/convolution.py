@@ -14,7 +14,8 @@ def resolve_padding(
 
   Args:
     padding: `SAME` as TensorFlow (output ceil(size / stride), the odd pixel goes to the high side),
-      `SYMMETRIC` as PyTorch ((effective kernel - 1) // 2 on both sides) or `VALID` (none).
+      `SYMMETRIC` as PyTorch ((effective kernel - 1) // 2 on both sides) or `VALID` (none), in
+      capitals or not.
     size: input pixels. kernel: taps. stride: of the output. dilation: pixels between taps.
 
   Raises: ValueError if `padding` is none of these.
@@ -22,7 +23,7 @@ def resolve_padding(
   >>> resolve_padding("SAME", 224, 3, 2), resolve_padding("SYMMETRIC", 224, 3, 2)
   ((0, 1), (1, 1))
   """
-  effective = (kernel - 1) * dilation + 1
+  padding, effective = padding.upper(), (kernel - 1) * dilation + 1
   if padding == "VALID":
     return 0, 0
   if padding == "SYMMETRIC":

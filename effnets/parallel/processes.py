@@ -30,17 +30,25 @@ def initialize(
     num_processes: how many take part. process_id: which one this is, from 0.
     cache_dir: where compiled programs are kept. Empty: `JAX_COMPILATION_CACHE_DIR` if it is set,
       else `effnets/xla` below the user's cache folder.
+
+  Raises: UserError if the others cannot be joined.
   """
   memory.keep_freed_pages()
   use_compilation_cache(cache_dir)
   if coordinator or num_processes:
     # SIGTERM on one process is passed on to all, so that they stop at the same step.
     jax.config.update("jax_enable_preemption_service", True)
-    jax.distributed.initialize(
-      coordinator or None,
-      num_processes or None,
-      process_id if process_id >= 0 else None,
-    )
+    try:
+      jax.distributed.initialize(
+        coordinator or None,
+        num_processes or None,
+        process_id if process_id >= 0 else None,
+      )
+    except (ValueError, RuntimeError) as error:
+      raise errors.UserError(
+        f"config.processes: coordinator={coordinator!r}, count={num_processes}, "
+        f"index={process_id}: cannot join the other processes ({error})."
+      ) from error
 
 
 def on_first(action: Callable[[], object]) -> None:

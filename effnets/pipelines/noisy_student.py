@@ -19,10 +19,11 @@ from jaxtyping import PyTree
 from rich import box, table, text
 from rich import console as rich_console
 
-from effnets import configuration, data, errors, parallel, training
+from effnets import configuration, data, errors, models, parallel, training, workdirs
 from effnets.pipelines import pseudo_labels
 
 NO_NOISE = {
+  "task": {"mixup": 0.0},
   "model": {"dropout_rate": 0.0, "drop_path_rate": 0.0},
   "augment": {"flip": False, "shift": 0, "randaugment": {"layers": 0}},
 }
@@ -69,7 +70,8 @@ class Labels:
 def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, Any]:
   """Runs all stages, prints the final table and returns what `result.json` holds.
 
-  `config.pipeline` has `teacher` and `students` (name -> overrides of the config, in order),
+  `config.pipeline` has `teacher` and `students` (name -> overrides of the config; a config keeps
+  no order, so they follow one another by name, student_2 before student_10),
   `labels` (kind, min_confidence, per_class, upsample), `finetune` (overrides, or empty for no such
   stage) and `controls` (no_noise, no_unlabelled).
 
@@ -82,18 +84,18 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   for name, stage in stages.items():
     with errors.context(f"stage {name}"):
       training.prepare(stage, sources={PSEUDO_LABELS: unlabelled})
-  parallel.on_first(lambda: configuration.claim_workdir(path, config))
+  parallel.on_first(lambda: workdirs.claim(path, config))
 
   teacher = _train("teacher", stages["teacher"], path)
   students: list[Stage] = []
   labels: dict[str, Labels] = {}
-  for name in config.pipeline.students:
+  for name in _students(config):
     previous = students[-1] if students else teacher
     labels[name] = _label(previous, unlabelled, config, path / f"labels_{name}")
     students.append(_train(name, stages[name], path, labels[name]))
 
   controls = {}
-  first = next(iter(config.pipeline.students))
+  first = _students(config)[0]
   if config.pipeline.controls.no_noise:
     controls["no_noise"] = _train("no_noise", stages["no_noise"], path, labels[first])
   if config.pipeline.controls.no_unlabelled:
@@ -137,8 +139,8 @@ def stage_configs(config: Any) -> dict[str, ml_collections.ConfigDict]:
       "config.pipeline.students is empty; name at least one, such as {'student_1': {}}."
     )
   stages = {"teacher": _override(config, ["teacher"], labelled_only=True)}
-  names = [f"students.{name}" for name in pipeline.students]
-  for name in pipeline.students:
+  names = [f"students.{name}" for name in _students(config)]
+  for name in _students(config):
     if not name.isidentifier() or name in ("teacher", "finetune", "no_noise", "no_unlabelled"):
       raise errors.UserError(
         f"config.pipeline.students.{name}: a stage's name is a word, and not another stage's."
@@ -162,11 +164,16 @@ def last_stage(config: Any, workdir: str | pathlib.Path) -> tuple[Any, pathlib.P
   """
   path = pathlib.Path(workdir)
   stages = stage_configs(config)
-  for name in ("finetune", *reversed(config.pipeline.students.keys()), "teacher"):
+  for name in ("finetune", *reversed(_students(config)), "teacher"):
     folder = path / name / "checkpoints"
     if name in stages and folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir()):
       return stages[name], path / name
   raise errors.UserError(f"--workdir={path} holds no checkpoints; train there first.")
+
+
+def _students(config: Any) -> list[str]:
+  """Returns the students' names, those that end in a number by it."""
+  return sorted(config.pipeline.students, key=models.registry.natural)
 
 
 def _check_settings(key: str, section: Any, names: tuple[str, ...]) -> None:
@@ -274,7 +281,7 @@ def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib
     if jax.process_index() == 0:
       data.records.write(
         folder,
-        pseudo_labels.examples(unlabelled, probabilities, selection, soft=settings.kind == "soft"),
+        pseudo_labels.examples(probabilities, selection, soft=settings.kind == "soft"),
         {
           "teacher": teacher.name,
           "teacher_figures": teacher.figures,
@@ -284,6 +291,11 @@ def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib
           "figures": pseudo_labels.figures(selection),
         },
         class_names=unlabelled.class_names,
+        images={
+          "images": settings.source,
+          "images_split": settings.split,
+          "images_options": settings.options.to_dict(),
+        },
       )
     multihost_utils.sync_global_devices(f"labels of {teacher.name}")
   source = data.open_source(f"records:{folder}", "all")
@@ -291,20 +303,24 @@ def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib
 
 
 def _summary(stage: Stage) -> dict[str, Any]:
-  """Returns the flat figures of a stage: `test_top1`, `validation_top1`, ..., and its model."""
+  """Returns the flat figures of a stage: `test_top1`, `validation_top1`, ..., and its model.
+
+  Named by the split's part in the run, whatever the data set calls it.
+  """
   figures = {
-    f"{split}_{name}": value
-    for split, values in stage.figures.items()
-    for name, value in values.items()
+    f"{part}_{name}": value
+    for part in ("validation", "test")
+    for name, value in stage.figures[stage.config.data.split[part]].items()
   }
   return {"stage": stage.name, "model": stage.config.model.name, **figures}
 
 
 def _table(result: dict[str, Any], config: Any) -> table.Table:
   """Returns the final table, at most 80 characters wide: one row a stage."""
-  split = config.data.split.test
   rows = table.Table(
-    title=f"Noisy Student, {config.data.source}, {split} split, seed {config.seed}",
+    title=(
+      f"Noisy Student, {config.data.source}, {config.data.split.test} split, seed {config.seed}"
+    ),
     box=box.SIMPLE_HEAD,
     title_justify="left",
     caption="gain: top-1 over the teacher's. labels: pseudo-labelled examples trained on.",
@@ -316,13 +332,13 @@ def _table(result: dict[str, Any], config: Any) -> table.Table:
   teacher = result["teacher"]
   others = [*result["students"], *result["controls"].values(), result["finetuned"]]
   for summary in [teacher, *filter(None, others)]:
-    gain = summary[f"{split}_top1"] - teacher[f"{split}_top1"]
+    gain = summary["test_top1"] - teacher["test_top1"]
     rows.add_row(
       text.Text(summary["stage"], overflow="fold"),
       text.Text(summary["model"], overflow="fold"),
       str(summary["labels"]["entries"]) if "labels" in summary else "",
-      f"{summary[f'{split}_top1']:.2%}",
+      f"{summary['test_top1']:.2%}",
       "" if summary is teacher else f"{gain:+.2%}",
-      f"{summary[f'{split}_cross_entropy']:.3f}",
+      f"{summary['test_cross_entropy']:.3f}",
     )
   return rows

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from effnets import data, errors, streams
+from effnets import errors, streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,22 +126,16 @@ def figures(selection: Selection) -> dict[str, Any]:
 
 
 def examples(
-  source: data.Source,
-  probabilities: Float[np.ndarray, "n k"],
-  selection: Selection,
-  *,
-  soft: bool,
+  probabilities: Float[np.ndarray, "n k"], selection: Selection, *, soft: bool
 ) -> Iterator[dict[str, Any]]:
-  """Yields the selected examples of `source` with their labels, ready to be stored.
+  """Yields the labels of the selected examples, ready to be stored.
+
+  The pictures stay where they are, named by `source_index`: a copy costs no space.
 
   soft: with the teacher's probabilities; otherwise with its class alone.
   """
   for index, label in zip(selection.indices, selection.labels, strict=True):
-    example = {
-      "image": source[int(index)]["image"],
-      "label": np.int32(label),
-      "source_index": np.int64(index),
-    }
+    example = {"label": np.int32(label), "source_index": np.int64(index)}
     if soft:
       example["probabilities"] = np.asarray(probabilities[index], np.float32)
     yield example

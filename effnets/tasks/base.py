@@ -54,5 +54,9 @@ class Task(Protocol):
   def predict(self, variables: Variables, batch: Batch) -> dict[str, Array]:
     """Returns per-example outputs, deterministic, first dimension the batch."""
 
+  @property
+  def figures(self) -> tuple[str, ...]:
+    """Names of the figures that `evaluate` returns."""
+
   def evaluate(self, outputs: dict[str, Any], examples: dict[str, Any]) -> dict[str, float]:
     """Returns figures from all predictions and all labels, host arrays, each example once."""

@@ -121,6 +121,11 @@ class Classification:
     images = self.placement.split_images(self._inputs(batch["image"]))
     return {"logits": self.module.apply(variables, images, train=False)}
 
+  @property
+  def figures(self) -> tuple[str, ...]:
+    """Names of the figures that `evaluate` returns."""
+    return evaluation.CLASSIFICATION_FIGURES
+
   def evaluate(
     self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray]
   ) -> dict[str, float]:

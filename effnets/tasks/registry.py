@@ -49,12 +49,13 @@ def norm_group(setting: str | int, placement: parallel.Placement, step_batch: in
     except ValueError:
       options = ("local", "global", "tpu", "a number of images")
       raise errors.unknown(key, setting, "a batch-norm group", options) from None
-    fits = 0 < images <= step_batch and step_batch % images == 0
-    if not fits or (images % local and local % images):
-      raise errors.UserError(
-        f"{key}={images} images do not tile a batch of {step_batch} over {shards} device(s) of "
-        f"{local}; give a divisor of {local} or a multiple of it that divides {step_batch}."
-      )
+  fits = 0 < images <= step_batch and step_batch % images == 0
+  if not fits or (images % local and local % images):
+    raise errors.UserError(
+      f"{key}={setting}: {images} images do not tile a batch of {step_batch} over {shards} "
+      f"device(s) of {local}; give a divisor of {local} or a multiple of it that divides "
+      f"{step_batch}."
+    )
   if placement.execution == "shard_map":
     return ops.Group(images, parallel.BATCH_AXES, shards)
   return ops.Group(images)
@@ -105,9 +106,9 @@ def _classification(
 def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
   """Returns the device-side augmentation; None if nothing is switched on."""
   if not settings["randaugment"]["layers"]:
+    augment.create({**settings, "randaugment": {**settings["randaugment"], "layers": 1}})  # checks
     settings["randaugment"] = None
   if not any(settings.get(name) for name in ("crop", "flip", "shift", "randaugment")):
-    augment.create(settings)  # for its checks
     return None
   return augment.create(settings)
 

@@ -7,6 +7,7 @@ from effnets.training import progress as progress
 from effnets.training import results as results
 from effnets.training.evaluator import Predictor as Predictor
 from effnets.training.loop import Result as Result
-from effnets.training.loop import Stopped as Stopped
 from effnets.training.loop import prepare as prepare
 from effnets.training.loop import train as train
+from effnets.training.signals import Stopped as Stopped
+from effnets.training.signals import stopping as stopping

@@ -15,6 +15,8 @@ import jax.experimental.multihost_utils
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from effnets import parallel
+
 
 def fingerprint(leaf: Array | np.ndarray) -> int:
   """Returns `sum_i (2 i + 1) * bits_i mod 2^32`, `i` the flat index, `bits_i` an element's bits.
@@ -56,7 +58,7 @@ def _sum(part, index, shape):
 def named_leaves(tree: PyTree) -> dict[str, Array]:
   """Returns the leaves of `tree` by path, such as `params/stem/conv/kernel`; None is no leaf."""
   flat = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in flat}
+  return {parallel.path_name(path): leaf for path, leaf in flat}
 
 
 def of(tree: PyTree) -> dict[str, int]:

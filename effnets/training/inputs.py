@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from effnets import configuration, data, errors, parallel, tasks
+from effnets import configuration, data, errors, models, parallel, tasks
 from effnets.training import optimizers, schedules
 
 
@@ -62,11 +62,12 @@ def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
     sources: data made by an earlier stage, by the name that the config calls it.
   """
   labelled, unlabelled = configuration.step_batch(config)
-  source = _open("config.data", config.data, config.data.split.train, sources)
+  source = _labelled(config, "train", sources)
   stream = _stream(config, source, "")
   if unlabelled:
     more = config.data.unlabelled
-    other = _open("config.data.unlabelled", more, more.split, sources)
+    key = "config.data.unlabelled"
+    other = _open(more, more.split, sources, key=key, split_key=f"{key}.split")
     stream = data.Mixture(
       [stream, _stream(config, other, "unlabelled")],
       counts=[labelled, unlabelled],
@@ -76,9 +77,9 @@ def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
   return Training(stream, labelled + unlabelled, labelled, len(source), source.num_classes)
 
 
-def evaluation(config: Any, split: str) -> data.Source:
-  """Returns the source of an evaluation split of the labelled data."""
-  return _open("config.data", config.data, split, {})
+def evaluation(config: Any, part: str) -> data.Source:
+  """Returns the labelled data's split that plays the `part`, `validation` or `test`."""
+  return _labelled(config, part, {})
 
 
 def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
@@ -86,7 +87,13 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
   size = config.data.image_size
   if source.image_size == size:
     return None
-  return data.decode.CentreCrop(size, config.data.crop_padding if source.image_size is None else 0)
+  return data.decode.CentreCrop(size, _crop_padding(config) if source.image_size is None else 0)
+
+
+def _crop_padding(config: Any) -> int:
+  # 32 pixels are an eighth of B0's pictures, and half of those that the small members take.
+  given = config.data.crop_padding
+  return models.entry(config.model.name).crop_padding if given < 0 else given
 
 
 def batches(
@@ -105,16 +112,23 @@ def batches(
   return data.place(host, placement.mesh)
 
 
-def _open(key: str, settings: Any, split: str, sources: Mapping[str, data.Source]) -> data.Source:
+def _labelled(config: Any, part: str, sources: Mapping[str, data.Source]) -> data.Source:
+  settings, key = config.data, f"config.data.split.{part}"
+  return _open(settings, settings.split[part], sources, key="config.data", split_key=key)
+
+
+def _open(
+  settings: Any, split: str, sources: Mapping[str, data.Source], **keys: str
+) -> data.Source:
   if settings.source in sources:
     return sources[settings.source]
-  return data.open_source(settings.source, split, options=settings.options.to_dict(), key=key)
+  return data.open_source(settings.source, split, options=settings.options.to_dict(), **keys)
 
 
 def _stream(config: Any, source: data.Source, name: str) -> data.Stream:
   transform = evaluation_transform(config, source)
   if config.data.random_crop and source.image_size is None:
-    transform = data.decode.RandomCrop(config.data.image_size, padding=config.data.crop_padding)
+    transform = data.decode.RandomCrop(config.data.image_size, padding=_crop_padding(config))
   return data.Stream(
     source,
     seed=config.seed,

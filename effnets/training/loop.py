@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import optax
 from absl import logging
+from clu import parameter_overview
 from jaxtyping import PyTree
 
-from effnets import configuration, data, parallel, tasks
+from effnets import configuration, data, errors, parallel, tasks, workdirs
 from effnets.training import (
   accidents,
   checkpoints,
@@ -52,7 +53,10 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-  """A config turned into what a training needs, all of it checked and nothing compiled."""
+  """A config turned into what a training needs, all of it checked and nothing compiled.
+
+  every_save, every_evaluation: periods in steps.
+  """
 
   placement: parallel.Placement
   examples: inputs.Training
@@ -61,10 +65,8 @@ class Ready:
   schedule: optax.Schedule
   optimizer: optax.GradientTransformation
   total_steps: int
-
-
-class Stopped(Exception):
-  """The run was asked to stop, has saved its state and is resumed by the same command."""
+  every_save: int
+  every_evaluation: int
 
 
 def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
@@ -79,7 +81,6 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
   placement = inputs.placement(config)
   inputs.check_batches(config, placement)
   examples = inputs.training(config, sources)
-  splits = dict.fromkeys((config.data.split.validation, config.data.split.test))
   total_steps = inputs.total_steps(config, examples)
   task = tasks.create(
     config,
@@ -87,15 +88,22 @@ def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
     num_classes=examples.num_classes,
     step_batch=examples.batch_size // config.accumulate,
   )
+  if config.checkpoint.best_metric not in task.figures:
+    key, metric = "config.checkpoint.best_metric", config.checkpoint.best_metric
+    raise errors.unknown(key, metric, "a figure of this task", task.figures)
   schedule = inputs.schedule(config, examples, total_steps)
   return Ready(
     placement=placement,
     examples=examples,
-    splits={split: inputs.evaluation(config, split) for split in splits},
+    splits={
+      config.data.split[part]: inputs.evaluation(config, part) for part in ("validation", "test")
+    },
     task=task,
     schedule=schedule,
     optimizer=inputs.optimizer(config, schedule, task),
     total_steps=total_steps,
+    every_save=inputs.every(config.checkpoint, "config.checkpoint", examples, total_steps),
+    every_evaluation=inputs.every(config.evaluation, "config.evaluation", examples, total_steps),
   )
 
 
@@ -118,7 +126,7 @@ def train(
 
   Raises:
     UserError for a mistake that can be known before compiling, or a loss that is not finite.
-    Stopped after SIGTERM.
+    signals.Stopped after SIGTERM.
   """
   # 1. to 3. Mesh, input, model and optimizer shapes.
   started = time.perf_counter()
@@ -133,7 +141,7 @@ def train(
   # 4. Workdir and logging; after the checks, so that a mistyped config claims no workdir.
   workdir = pathlib.Path(workdir)
   main_process = jax.process_index() == 0
-  parallel.on_first(lambda: configuration.claim_workdir(workdir, config))
+  parallel.on_first(lambda: workdirs.claim(workdir, config))
   log = events.Events(workdir, active=main_process)
 
   # 5. Shard and initialise (what is fresh is drawn in 7., when nothing is there to restore).
@@ -172,6 +180,9 @@ def train(
       current, first, _ = saver.restore(abstract)
     log.add("restart", 0.0, step=first)
     logging.info("%s resumes at step %d of %d.", name, first, total)
+  if main_process:
+    overview = parameter_overview.get_parameter_overview(current.params, include_stats="sharding")
+    (workdir / "parameters.txt").write_text(overview + "\n")
 
   # 8. Evaluators.
   predictor = evaluator.create(config, task, placement)
@@ -197,11 +208,9 @@ def train(
       saver.save(now, current, metrics=figures)
 
   # 9. Loop.
-  now, figures = first, {}
+  now, figures, headline = first, {}, config.checkpoint.best_metric
   reported = _reported(workdir, first) if main_process else set()
   meter = meters.Meter(examples.batch_size)
-  every_save = inputs.every(config.checkpoint, "config.checkpoint", examples, total)
-  every_evaluation = inputs.every(config.evaluation, "config.evaluation", examples, total)
   with (
     log,
     saver,
@@ -221,7 +230,9 @@ def train(
     while now < total:
       if stop.requested(now):
         save(None)
-        raise Stopped(f"{name} stopped at step {now} of {total}; the same command resumes it.")
+        raise signals.Stopped(
+          f"{name} stopped at step {now} of {total}; the same command resumes it."
+        )
       batch = next(batches)
       current, metrics = compiled(current, frozen, batch)
       now += 1
@@ -230,7 +241,7 @@ def train(
       if last or now % config.log_every_steps == 0:
         healthy_or_stop(meter.unhealthy())
         steps, logged = meter.steps, meter.flush(batches.waited)
-        writer.scalars(now, logged)
+        writer.scalars(now, {**logged, "unreadable": examples.stream.tally.failed})
         waited = logged["seconds"] * logged["input_wait"]
         log.add("step", logged["seconds"] - waited, step=now, steps=steps)
         log.add("input_wait", waited, step=now)
@@ -238,16 +249,21 @@ def train(
           now,
           images=steps * examples.batch_size,
           input_wait=waited,
-          values={"loss": logged["train/loss"], "top-1": logged["train/top1"]},
+          values={n: logged[f"train/{n}"] for n in ("loss", headline) if f"train/{n}" in logged},
         )
       validated = None
-      if last or now % every_evaluation == 0:
+      if last or now % ready.every_evaluation == 0:
         healthy_or_stop(meter.unhealthy())
         validated = evaluate(config.data.split.validation)
-      if last or now % every_save == 0:
+      if last or now % ready.every_save == 0:
         save(validated)
       if last:
         figures[config.data.split.validation] = validated
+    tally = examples.stream.tally
+    if tally.failed:
+      logging.warning(
+        "%s: %d of %d reads failed and were replaced by others.", name, tally.failed, tally.reads
+      )
     for split in ready.splits:
       if split not in figures:
         figures[split] = evaluate(split)

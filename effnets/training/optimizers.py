@@ -16,7 +16,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from effnets import errors
+from effnets import errors, parallel
 
 Rule = Callable[[str], bool]
 
@@ -54,11 +54,6 @@ _RANGES = {
 }
 
 
-def path_name(path: tuple) -> str:
-  """Returns a key path of JAX as `block_0/conv/kernel`."""
-  return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def decayed(path: str) -> bool:
   """Returns whether the weight at `path` decays: all but scale and bias of normalisation layers.
 
@@ -79,7 +74,9 @@ def decayed(path: str) -> bool:
 
 def mask(params: PyTree, rule: Rule = decayed) -> PyTree[bool]:
   """Returns a tree like `params` that holds `rule(path)` for every leaf."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: bool(rule(path_name(path))), params)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: bool(rule(parallel.path_name(path))), params
+  )
 
 
 def is_frozen(path: str, prefixes: Iterable[str]) -> bool:
@@ -197,13 +194,13 @@ def create(
 
 
 def _labels(params, prefixes, key):
-  paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  paths = [parallel.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
   for prefix in prefixes:
     if not any(is_frozen(path, [prefix]) for path in paths):
       parents = {"/".join(p.split("/")[:n]) for p in paths for n in range(1, p.count("/") + 2)}
       raise errors.unknown(f"{key}.frozen", prefix, "the path of a weight or layer", parents)
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: "frozen" if is_frozen(path_name(path), prefixes) else "trained", params
+    lambda path, _: "frozen" if is_frozen(parallel.path_name(path), prefixes) else "trained", params
   )
 
 

@@ -71,7 +71,7 @@ def curves(
   from matplotlib.backends import backend_agg
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(5.6 * len(panels), 4.4), layout="constrained", dpi=110)
+  figure = Figure(figsize=(5.5 * len(panels), 4.4), layout="constrained", dpi=110)
   backend_agg.FigureCanvasAgg(figure)
   looks = _looks(line[1] for lines, *_ in panels for line in lines)
   names = list(loaded)

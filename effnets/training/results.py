@@ -45,7 +45,7 @@ def model(config: Any) -> tuple[tasks.Task, parallel.Placement]:
   """Returns the task of `config` for evaluation, without its training data."""
   placement = inputs.placement(config)
   inputs.check_batches(config, placement)
-  source = inputs.evaluation(config, config.data.split.validation)
+  source = inputs.evaluation(config, "validation")
   step_batch = sum(configuration.step_batch(config)) // config.accumulate
   task = tasks.create(config, placement, num_classes=source.num_classes, step_batch=step_batch)
   return task, placement

@@ -53,7 +53,7 @@ def create(
     )
     if coupled_weight_decay:
       grads = optimizers.add_coupled_decay(grads, old.params, coupled_weight_decay)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     updates, opt = optimizer.update(grads, old.opt, old.params)
     params = optax.apply_updates(old.params, updates)
     ema = old.ema

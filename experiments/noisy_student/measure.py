@@ -70,6 +70,8 @@ def main() -> None:
       "Digits and a model of 75 thousand weights instead of ImageNet, JFT-300M and "
       "EfficientNet-L2: JFT-300M is not public.",
       "Teacher and students have equal size here; in the paper they grow from B7 to L2.",
+      "The teacher says which pictures it is sure of; in the paper one B0 does so for all rounds.",
+      "Every round selects anew; the official code keeps the selection of the first round.",
       "RandAugment moves and cuts by at most 4 pixels, as the official code for 32-pixel images.",
     ],
   }

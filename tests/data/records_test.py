@@ -132,3 +132,14 @@ def test_other_damage(tmp_path):
 def test_messages(tmp_path, split, options, message):
   with pytest.raises(errors.UserError, match=message):
     sources.open_source(f"records:{tmp_path}", split, options=options)
+
+
+def test_images_come_from_where_the_writer_said_they_are(tmp_path):
+  examples = [{"label": 3, "source_index": i} for i in (5, 5, 0)]
+  where = {"images": "digits", "images_split": "unlabelled"}
+  records.write(tmp_path, examples, {}, num_classes=10, images=where)
+  opened = sources.open_source(f"records:{tmp_path}", "all")
+  digits = sources.open_source("digits", "unlabelled")
+  for i, source_index in enumerate((5, 5, 0)):
+    np.testing.assert_array_equal(opened[i]["image"], digits[source_index]["image"])
+    assert opened[i]["label"] == 3

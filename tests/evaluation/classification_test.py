@@ -34,7 +34,9 @@ def test_against_a_slow_loop():
     "mean_per_class": sum(sum(h) / len(h) for h in hits.values()) / len(hits),
     "cross_entropy": entropy / 57,
     "calibration_error": gap,
+    "examples": 57,
   }
+  assert tuple(expected) == evaluation.CLASSIFICATION_FIGURES
   assert evaluation.classification(logits, labels) == pytest.approx(expected, abs=1e-12)
 
 

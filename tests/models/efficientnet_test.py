@@ -117,7 +117,7 @@ def test_end_points_of_b0():
     (1, 7, 7, 320),
   ]
   assert ends["features"] == ends["reduction_5"] and "reduction_6" not in ends
-  assert ends["head_1x1"] == (1, 7, 7, 1280) and ends["pooled"] == (1, 1280)
+  assert ends["head_1x1"] == (1, 7, 7, 1280) and ends["pooled_features"] == (1, 1280)
 
 
 def test_small_images_keep_the_size_of_two_more_stages():
@@ -352,7 +352,7 @@ def test_equals_timm():
   @jax.jit
   def run(variables, images):
     ends = module.apply(variables, images, method="features")
-    return module.apply(variables, images), ends["pooled"]
+    return module.apply(variables, images), ends["pooled_features"]
 
   logits, pooled = run(variables, images)
   for got, want in ((logits, oracle["logits"]), (pooled, oracle["features_mean"])):

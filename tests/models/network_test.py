@@ -64,14 +64,14 @@ def test_end_points(module, variables, images):
     "reduction_2": (4, 4, 4, 16),
     "features": (4, 4, 4, 16),
     "head_1x1": (4, 4, 4, 24),
-    "pooled": (4, 24),
+    "pooled_features": (4, 24),
   }
   for end, block in (("reduction_1", 0), ("reduction_2", 2), ("features", 2)):
     np.testing.assert_array_equal(ends[end], ends[f"block_{block}"])
-  np.testing.assert_allclose(ends["pooled"], np.mean(ends["head_1x1"], (1, 2)), rtol=1e-5)
+  np.testing.assert_allclose(ends["pooled_features"], np.mean(ends["head_1x1"], (1, 2)), rtol=1e-5)
   dense = variables["params"]["classifier"]
   logits = _apply(module, variables, images)
-  want = np.asarray(ends["pooled"]) @ dense["kernel"] + dense["bias"]
+  want = np.asarray(ends["pooled_features"]) @ dense["kernel"] + dense["bias"]
   np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-5)
 
 
@@ -162,9 +162,11 @@ def test_bfloat16_is_close(module, variables, images):
   half = dataclasses.replace(module, dtype="bfloat16")
   want = _apply(module, variables, images, method="features")
   got = _apply(half, variables, images, method="features")
-  assert got["features"].dtype == jnp.bfloat16 and got["pooled"].dtype == jnp.float32
+  assert got["features"].dtype == jnp.bfloat16 and got["pooled_features"].dtype == jnp.float32
   # bfloat16 keeps 8 bits: 2**-8 per operation, a dozen of them.
-  error = np.linalg.norm(got["pooled"] - want["pooled"]) / np.linalg.norm(want["pooled"])
+  error = np.linalg.norm(got["pooled_features"] - want["pooled_features"]) / np.linalg.norm(
+    want["pooled_features"]
+  )
   assert error < 0.02
   trained = jax.eval_shape(lambda v, x: _gradients(half, v, x), variables, images)
   dtypes = {leaf.dtype for leaf in jax.tree.leaves(trained)}
@@ -185,7 +187,7 @@ def test_running_moments_move_towards_the_batch(module, variables, images):
 @pytest.mark.parametrize(
   "key,value,words",
   [
-    ("padding", "same", "'SAME'"),
+    ("padding", "smae", "'SAME'"),
     ("remat", "blocks", "'block'"),
     ("activation", "swosh", "'swish'"),
     ("dtype", "float16", "'bfloat16'"),

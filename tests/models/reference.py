@@ -77,7 +77,7 @@ def run(module, variables, batch, *, quick=False):
 
   def function(variables, batch):
     ends = module.apply(variables, batch, method="features")
-    kept = {name: ends[name] for name in ("features", "pooled")}
+    kept = {name: ends[name] for name in ("features", "pooled_features")}
     kept["last"] = ends.get("head_1x1", ends["features"])
     return module.apply(variables, batch), kept
 
@@ -180,5 +180,5 @@ def assert_equals_timm(module, file, *, tolerance=1e-4):
   size, batch = int(oracle["size"]), int(oracle["batch"])
   pictures = np.random.default_rng(0).standard_normal((batch, size, size, 3)).astype(np.float32)
   logits, ends = run(module, variables, pictures)
-  for got, want in ((logits, oracle["logits"]), (ends["pooled"], oracle["features_mean"])):
+  for got, want in ((logits, oracle["logits"]), (ends["pooled_features"], oracle["features_mean"])):
     assert np.linalg.norm(got - want) / np.linalg.norm(want) < tolerance

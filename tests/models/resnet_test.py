@@ -31,7 +31,7 @@ def test_end_points_of_resnet50():
     (1, 14, 14, 1024),
     (1, 7, 7, 2048),
   ]
-  assert ends["pooled"] == (1, 2048) and "head_1x1" not in ends
+  assert ends["pooled_features"] == (1, 2048) and "head_1x1" not in ends
 
 
 @pytest.mark.parametrize("channels,stride", [(16, 1), (16, 2), (24, 1)])

@@ -3,6 +3,12 @@
 import subprocess
 import sys
 
+import jax
+import pytest
+
+from effnets import errors
+from effnets.parallel import processes
+
 _PROGRAM = """
 import sys
 import jax
@@ -29,3 +35,17 @@ def test_a_damaged_entry_is_deleted_and_written_anew(tmp_path):
   assert "was damaged; deleted" in _run(tmp_path)
   assert len(entry.read_bytes()) > len(whole) // 2
   assert "damaged" not in _run(tmp_path)
+
+
+def test_others_that_cannot_be_joined(monkeypatch):
+  def nobody(*_):
+    raise ValueError("coordinator_address should be defined.")
+
+  monkeypatch.setattr(jax.distributed, "initialize", nobody)
+  monkeypatch.setattr(processes.memory, "keep_freed_pages", lambda: None)
+  monkeypatch.setattr(processes, "use_compilation_cache", lambda _: None)
+  try:
+    with pytest.raises(errors.UserError, match="config.processes: .*count=2.*should be defined"):
+      processes.initialize(num_processes=2)
+  finally:
+    jax.config.update("jax_enable_preemption_service", False)

@@ -6,6 +6,7 @@ import json
 import re
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,15 +71,21 @@ def run(config, workdir):
   return json.loads((workdir / "result.json").read_text()), out.getvalue()
 
 
-@pytest.fixture(scope="module")
-def finished(config, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("noisy") / "run"
-  result, printed = run(config, workdir)
-  return workdir, result, printed
-
-
 @pytest.mark.slow
-def test_the_result_has_every_stage_and_its_figures(finished):
+def test_the_whole_method(config, tmp_path, monkeypatch, capsys):
+  # One test, so that only one worker runs the pipeline.
+  finished = (tmp_path / "run", *run(config, tmp_path / "run"))
+  check_the_result_has_every_stage_and_its_figures(finished)
+  check_the_table_is_whole_at_80_columns(finished)
+  check_curves_are_drawn(finished)
+  check_labels_are_stored_with_their_provenance(finished, config)
+  check_soft_labels_are_the_teachers_probabilities(finished, config)
+  check_finetuning_leaves_the_frozen_part_alone(finished, config)
+  check_finished_stages_are_kept_and_a_cut_one_is_resumed(finished, config, monkeypatch)
+  check_evaluate_takes_the_furthest_model(finished, config, capsys)
+
+
+def check_the_result_has_every_stage_and_its_figures(finished):
   workdir, result, _ = finished
   stages = [result["teacher"], *result["students"], *result["controls"].values()]
   stages.append(result["finetuned"])
@@ -94,8 +101,7 @@ def test_the_result_has_every_stage_and_its_figures(finished):
   assert result["seconds"] > 0
 
 
-@pytest.mark.slow
-def test_the_table_is_whole_at_80_columns(finished):
+def check_the_table_is_whole_at_80_columns(finished):
   _, result, printed = finished
   assert max(map(len, printed.splitlines())) <= 80
   assert "…" not in printed
@@ -106,15 +112,13 @@ def test_the_table_is_whole_at_80_columns(finished):
   assert f"{result['students'][1]['test_top1']:.2%}" in printed
 
 
-@pytest.mark.slow
-def test_curves_are_drawn(finished):
+def check_curves_are_drawn(finished):
   picture = np.asarray(Image.open(finished[0] / "plots" / "curves.png").convert("RGB"))
   assert min(picture.shape[:2]) > 200
   assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5
 
 
-@pytest.mark.slow
-def test_labels_are_stored_with_their_provenance(finished, config):
+def check_labels_are_stored_with_their_provenance(finished, config):
   workdir, result, _ = finished
   source = data.open_source(f"records:{workdir / 'labels_student_2'}", "all")
   told = source.provenance
@@ -129,8 +133,7 @@ def test_labels_are_stored_with_their_provenance(finished, config):
   assert len(source) == told["figures"]["entries"]
 
 
-@pytest.mark.slow
-def test_soft_labels_are_the_teachers_probabilities(finished, config):
+def check_soft_labels_are_the_teachers_probabilities(finished, config):
   workdir, _, _ = finished
   source = data.open_source(f"records:{workdir / 'labels_student_1'}", "all")
   unlabelled = data.open_source("digits", "unlabelled")
@@ -148,6 +151,21 @@ def test_soft_labels_are_the_teachers_probabilities(finished, config):
     expected = np.exp(logits[0]) / np.exp(logits[0]).sum()
     np.testing.assert_allclose(example["probabilities"], expected, atol=1e-5)
     assert example["label"] == expected.argmax()
+
+
+def test_figures_are_named_by_the_part_a_split_plays(config):
+  changed = ml_collections.ConfigDict(config.to_dict())
+  changed.data.split.update({"validation": "val", "test": "train[90%:]"})
+  figures = {"val": {"top1": 0.5}, "train[90%:]": {"top1": 0.25}}
+  summary = noisy_student._summary(noisy_student.Stage("teacher", changed, figures, None))
+  assert (summary["validation_top1"], summary["test_top1"]) == (0.5, 0.25)
+
+
+def test_students_follow_one_another_in_the_order_of_their_numbers(config):
+  changed = ml_collections.ConfigDict(config.to_dict())
+  changed.pipeline.students = {f"student_{n}": {} for n in (1, 2, 10)}
+  stages = [s for s in noisy_student.stage_configs(changed) if s.startswith("student")]
+  assert stages == ["student_1", "student_2", "student_10"]
 
 
 def test_stages_differ_as_the_method_says(config):
@@ -168,8 +186,7 @@ def test_stages_differ_as_the_method_says(config):
   assert {stage.optimizer.learning_rate for stage in stages.values()} == {0.016}
 
 
-@pytest.mark.slow
-def test_finetuning_leaves_the_frozen_part_alone(finished, config):
+def check_finetuning_leaves_the_frozen_part_alone(finished, config):
   workdir, _, _ = finished
   stages = noisy_student.stage_configs(config)
   student = training.results.restore(stages["student_2"], workdir / "student_2").variables
@@ -182,8 +199,7 @@ def test_finetuning_leaves_the_frozen_part_alone(finished, config):
     assert moved == (name not in ("stem", "block_0")), name
 
 
-@pytest.mark.slow
-def test_finished_stages_are_kept_and_a_cut_one_is_resumed(finished, config, monkeypatch):
+def check_finished_stages_are_kept_and_a_cut_one_is_resumed(finished, config, monkeypatch):
   workdir, result, _ = finished
   before = (workdir / "labels_student_2" / "records.json").read_bytes()
   (workdir / "student_2" / "result.json").unlink()
@@ -204,8 +220,7 @@ def test_finished_stages_are_kept_and_a_cut_one_is_resumed(finished, config, mon
     assert again[key] == result[key]
 
 
-@pytest.mark.slow
-def test_evaluate_takes_the_furthest_model(finished, config, capsys):
+def check_evaluate_takes_the_furthest_model(finished, config, capsys):
   workdir, result, _ = finished
   commands.evaluate(config, str(workdir))
   figures = json.loads((workdir / "evaluation.json").read_text())
@@ -229,6 +244,7 @@ def test_the_furthest_model_of_an_unfinished_pipeline(config, tmp_path):
 def test_hard_labels_have_no_probabilities(tmp_path):
   config = nano_config(kind="hard", per_class=5)
   config.train.steps = 2
+  config.augment.shift = 0
   config.pipeline.students = {"only": {}}
   config.pipeline.controls.update({"no_noise": False, "no_unlabelled": False})
   result, _ = run(config, tmp_path / "run")

@@ -36,9 +36,9 @@ def test_the_papers_group_grows_with_the_number_of_devices():
   ("setting", "message"),
   [
     ("lokal", r"config.batch_norm.group='lokal' is not a batch-norm group.*'local'"),
-    ("3", r"config.batch_norm.group=3 images do not tile a batch of 32 over 8 device\(s\) of 4"),
-    ("0", r"config.batch_norm.group=0 images"),
-    ("64", r"config.batch_norm.group=64 images"),
+    ("3", r"config.batch_norm.group=3: 3 images do not tile a batch of 32 over 8 device\(s\) of 4"),
+    ("0", r"config.batch_norm.group=0: 0 images"),
+    ("64", r"config.batch_norm.group=64: 64 images"),
   ],
 )
 def test_groups_that_are_none(setting, message):

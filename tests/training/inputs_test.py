@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from effnets import errors, parallel, training
+from effnets import configuration, errors, parallel, training
 from effnets.training import inputs
 from tests.data import fakes
 from tests.training import tiny
@@ -50,19 +50,34 @@ def test_pictures_of_the_right_size_are_left_as_they_are():
 
 
 @pytest.mark.parametrize(
+  ("name", "given", "kept"), [("tiny", -1, 1), ("b0", -1, 1 / 2), ("tiny", 32, 1 / 2)]
+)
+def test_the_evaluation_crop_is_the_models_own(name, given, kept):
+  config = configuration.base()
+  config.model.name = f"efficientnet_{name}"
+  config.data.crop_padding = given
+  made = inputs.evaluation_transform(config, fakes.Numbered(3, size=None))
+  # A picture with a white square in its middle half.
+  image = np.zeros((64, 64, 3), np.uint8)
+  image[16:48, 16:48] = 255
+  shown = made({"image": image, "label": 0}, None)["image"]
+  assert (shown > 127).mean() == pytest.approx((0.5 / kept) ** 2, abs=0.02)
+
+
+@pytest.mark.parametrize(
   ("key", "value", "message"),
   [
     ("batch_size", 12, r"config.batch_size=12 does not divide over .*=8 device.*nearest: 8 or 16"),
     ("eval_batch_size", 20, r"config.eval_batch_size=20 does not divide .*nearest: 16 or 24"),
-    ("batch_size", 0, r"config.batch_size=0 does not divide"),
+    ("batch_size", 0, r"config.batch_size=0 should be at least 1"),
     ("accumulate", 4, r"config.batch_size=16 .* x 4 accumulation steps; nearest: 32"),
-    ("accumulate", 0, r"config.accumulate=0 should be a whole number of at least 1"),
+    ("accumulate", 0, r"config.accumulate=0 should be at least 1"),
     ("log_every_steps", 0, r"config.log_every_steps=0 should be"),
-    ("seed", -1, r"config.seed=-1 should be a whole number from 0"),
+    ("seed", -1, r"config.seed=-1 should be from 0 to"),
     ("seed", 2**32, r"config.seed=4294967296 should be"),
-    ("ema.decay", 1.0, r"config.ema.decay=1.0 should be a number in \[0, 1\)"),
+    ("ema.decay", 1.0, r"config.ema.decay=1.0 should be at least 0 and below 1"),
     ("checkpoint.keep", 0, r"config.checkpoint.keep=0 should be"),
-    ("checkpoint.best_mode", "maximum", r"config.checkpoint.best_mode='maximum' should be 'max'"),
+    ("checkpoint.best_mode", "maximum", r"config.checkpoint.best_mode='maximum' is not .*'max'"),
     ("data.image_size", 0, r"config.data.image_size=0 should be"),
     ("data.source", "digts", r"config.data.source='digts'.*digits"),
     ("data.split.train", "trian", r"config.data.split.*'trian'.*'train'"),

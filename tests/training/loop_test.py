@@ -26,6 +26,7 @@ def test_a_run_leaves_its_figures(unbroken):
   assert {f"validation/{k}": v for k, v in result.figures["validation"].items()}.items() <= (
     logged.items()
   )
+  assert all(x["unreadable"] == 0 for x in lines if "train/loss" in x)
   kinds = {x["kind"] for x in tiny.lines(workdir / "events.jsonl")}
   assert {"compile", "step", "input_wait", "eval", "checkpoint"} <= kinds
   assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["12", "8"]

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from effnets import errors
+from effnets import errors, parallel
 from effnets.training import optimizers
 
 PARAMS = {
@@ -37,7 +37,7 @@ def loop(update, decays=lambda path: True, rates=(0.1, 0.1, 0.1)):
   def leaf(path, v, g):
     v, g, slots = np.float64(v), np.float64(g), {}
     for t, lr in enumerate(rates):
-      v = v - update(v, g, slots, lr, t + 1, decays(optimizers.path_name(path)))
+      v = v - update(v, g, slots, lr, t + 1, decays(parallel.path_name(path)))
     return v
 
   return jax.tree_util.tree_map_with_path(leaf, PARAMS, GRADS)
@@ -116,7 +116,7 @@ def test_lamb():
 
 def test_lars():
   def leaf(path, v, g):
-    name, mom, v, g = optimizers.path_name(path), 0.0, np.float64(v), np.float64(g)
+    name, mom, v, g = parallel.path_name(path), 0.0, np.float64(v), np.float64(g)
     for _ in range(3):
       u = g if "/bn/" in name else g + 0.3 * v
       if name.endswith("kernel"):

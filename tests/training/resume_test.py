@@ -28,7 +28,7 @@ def wait_for(child, condition, seconds=240):
   while not condition():
     if child.poll() is not None or time.monotonic() > end:
       child.kill()
-      pytest.fail(f"status {child.returncode}: {child.communicate()[0]}")
+      pytest.fail(f"status {child.wait()}: {child.stdout.read()}")
     time.sleep(0.002)
 
 

@@ -4,6 +4,8 @@ import os
 import signal
 import threading
 
+import pytest
+
 from effnets.training import signals
 
 
@@ -20,6 +22,21 @@ def test_sigterm_is_a_request_inside_and_what_it_was_outside():
     assert earlier == [1]
   finally:
     signal.signal(signal.SIGTERM, before)
+
+
+def test_a_request_that_came_too_late_is_passed_on():
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(signals.Stopped, match="the same command goes on"):
+    with signals.stopping():
+      with signals.StopSignal() as stop:
+        assert not stop.requested(9)
+        os.kill(os.getpid(), signal.SIGTERM)
+      pytest.fail("went on")
+  with pytest.raises(signals.Stopped):
+    with signals.stopping():
+      os.kill(os.getpid(), signal.SIGTERM)
+      pytest.fail("went on")
+  assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_exception_restores_the_handler_too():

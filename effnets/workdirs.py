@@ -1,0 +1,120 @@
+"""The folder of a run: whose it is, and whether a config may go on in it."""
+
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import ml_collections
+
+from effnets import configuration, errors
+
+# What a restart of the same run may change: where and how it runs, not what it computes.
+FREE_KEYS = (
+  "checkpoint",
+  "data.threads",
+  "data.workers",
+  "execution",
+  "log_every_steps",
+  "mesh",
+  "processes",
+  "sharding",
+  "tensorboard",
+)
+
+# What evaluating a finished run may change beside them.
+EVALUATION_KEYS = ("data", "eval_batch_size", "evaluation", "pipeline.labels")
+
+# What a run leaves before there is anything to lose.
+_TRACES = ("config.json", "config.tmp", "events.jsonl", "parameters.txt", "tb")
+
+
+def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
+  """Makes `workdir` this run's own, writes `config.json` into it and returns its path.
+
+  A run of which nothing but its config is there yet may change it.
+
+  Raises: UserError if it cannot be written, holds something that is no run, or a run whose config
+    computes something else.
+  """
+  path = pathlib.Path(workdir)
+  file = path / "config.json"
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    # Event files of a run that died before its first write are not foreign.
+    others = sorted(p.name for p in path.iterdir() if not _is_trace(p))
+    if others and not file.exists():
+      raise errors.UserError(
+        f"--workdir={path} is not empty and holds no run of effnets (no config.json; found "
+        f"{', '.join(others[:3])}); give an empty or new folder."
+      )
+    if others:
+      check_same_run(path, config)
+    elif file.exists():
+      _saved(path)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(configuration.to_json(config))
+    temporary.replace(file)
+  except OSError as error:
+    raise errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.") from error
+  return path
+
+
+def _is_trace(path: pathlib.Path) -> bool:
+  """Returns whether nothing is lost with `path`: a run killed while compiling leaves empty ones."""
+  if path.name == "checkpoints":
+    return path.is_dir() and not any(path.iterdir())
+  return path.name in _TRACES or (path.name == "metrics.jsonl" and not path.stat().st_size)
+
+
+def check_same_run(
+  workdir: str | pathlib.Path, config: ml_collections.ConfigDict, free: Iterable[str] = ()
+) -> None:
+  """Checks that `workdir` holds a run of `config`.
+
+  free: keys and sections that may differ, beside `FREE_KEYS`.
+
+  Raises: UserError that names what differs, or says that there is no run.
+  """
+  path = pathlib.Path(workdir)
+  old = _saved(path)
+  new = configuration.flatten(json.loads(configuration.to_json(config)))
+  allowed = tuple(f"{key}." for key in (*FREE_KEYS, *free))
+  changed = [
+    key
+    for key in sorted(old.keys() | new.keys())
+    if old.get(key) != new.get(key) and not f"{key}.".startswith(allowed)
+  ]
+  if changed:
+    shown = "; ".join(f"config.{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in changed[:4])
+    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    raise errors.UserError(
+      f"--workdir={path} holds a run of another config ({shown}{more}); give the same config or "
+      "another workdir."
+    )
+
+
+def saved(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
+  """Returns the config of the run in `workdir`, unlocked.
+
+  Raises: UserError if there is none.
+  """
+  path = pathlib.Path(workdir)
+  _saved(path)
+  return ml_collections.ConfigDict(json.loads((path / "config.json").read_text()))
+
+
+def _saved(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the leaves of the config in a workdir."""
+  file = path / "config.json"
+  if not file.is_file():
+    raise errors.UserError(f"--workdir={path} holds no run of effnets (no config.json).")
+  try:
+    leaves = configuration.flatten(json.loads(file.read_text()))
+  except (OSError, ValueError, TypeError) as error:
+    raise errors.UserError(
+      f"--workdir={path}: its config.json cannot be read ({error}); it is no run of effnets."
+    ) from error
+  if not {"task.name", "batch_size", "seed"} <= leaves.keys():
+    raise errors.UserError(f"--workdir={path}: its config.json is none of effnets.")
+  return leaves
