@@ -1,6 +1,11 @@
 """Flax modules, the model registry, initial values and counts."""
 
 from effnets.models import efficientnet as efficientnet
+from effnets.models import mixnet as mixnet
+from effnets.models import mnasnet as mnasnet
+from effnets.models import mobilenet as mobilenet
+from effnets.models import resnet as resnet
+from effnets.models import scaling as scaling
 from effnets.models.counting import Count as Count
 from effnets.models.counting import count as count
 from effnets.models.initialize import abstract as abstract

@@ -1,4 +1,18 @@
-"""The vocabulary of stage tables, and the blocks its words stand for."""
+"""The vocabulary of stage tables, and the blocks its words stand for.
+
+Parameters are named by what they do, the same in every family:
+
+  stem/{conv,norm}, head/{conv,norm}, classifier/{kernel,bias}
+  hidden/{kernel,bias}                         MobileNetV3: between pool and classifier, no norm
+  block_i/{expand,depthwise,project}/{conv,norm}     i counts all blocks; no expand at factor 1
+  block_i/squeeze/{reduce,expand}/{kernel,bias}
+  block_i/{reduce,spatial,project,shortcut}/{conv,norm}   ResNet; shortcut where shapes change
+
+A `conv` has one leaf, `kernel` (HWIO; depthwise: kh kw 1 c). A convolution in several parts has one
+for each, `conv/0/kernel`, `conv/1/kernel`, ..., in the order of its channels, and one `norm` for
+all of them. A `norm` has the parameters `scale` and `bias` and the running moments `mean` and
+`var`. `stages(unroll(rows))` gives the blocks as other code bases number them: stage, then block.
+"""
 
 import dataclasses
 import math
@@ -12,16 +26,22 @@ from effnets.models import layers
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One stage of a network: `repeats` equal blocks, of which only the first strides.
+  """One line of a stage table: `repeats` equal blocks, of which only the first strides.
 
-  op: a key of `BLOCKS`. kernel: taps of the spatial convolution. stride: of the first block.
-  expand: inner channels over input channels; 1 leaves the expansion out. channels: of the output.
+  op: a key of `BLOCKS`. stride: of the first block. channels: of the output.
+  kernel: taps of the spatial convolution, or of each part of a mixed one.
+  expand: inner channels over input channels, 1 leaves the expansion out; of a `bottleneck`: inner
+    channels over output channels.
   squeeze: squeeze-excitation, or None. activation: a key of `layers.ACTIVATIONS`.
   skip: whether blocks that keep size and channels add their input.
+  joined: whether the row belongs to the stage of the row before it.
+  expand_parts, project_parts: parts of the 1x1 convolutions. partition: see `layers.partition`.
+  dilated: stride-1 blocks have 3x3 taps so far apart that they span `kernel`.
+  declared: input channels as the skip rule sees them, None for the true ones.
   """
 
   op: str
-  kernel: int
+  kernel: int | tuple[int, ...]
   stride: int
   expand: float
   channels: int
@@ -29,15 +49,42 @@ class Row:
   squeeze: layers.Squeeze | None = None
   activation: str = "swish"
   skip: bool = True
+  joined: bool = False
+  expand_parts: int = 1
+  project_parts: int = 1
+  partition: str = "equal"
+  dilated: bool = False
+  declared: int | None = None
+
+
+HEAD_SCALING = ("scaled", "fixed", "grown")
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A network before scaling: channels of the first and the last convolution, stages between."""
+  """A network before scaling: first and last convolution, the stages between, what they share.
+
+  stem, head: channels of the first convolution and of the last 1x1 one; head 0 leaves it out.
+  activation: of stem, head and hidden layer. stem_kernel: taps. stem_pool: halve again by 3x3 max.
+  hidden: units of a biased layer between pool and classifier; 0 leaves it out; never scaled.
+  head_scaling: what width does to the head: `scaled` like all channels, `fixed`, or `grown`, never
+    below the table's. kernel_std: kernels start from a truncated normal of that standard deviation;
+    None: see `layers.Conv`. depth_rounding: a key of `ROUNDINGS`.
+  """
 
   stem: int
   rows: tuple[Row, ...]
   head: int
+  activation: str = "swish"
+  stem_kernel: int = 3
+  stem_pool: bool = False
+  hidden: int = 0
+  head_scaling: str = "scaled"
+  kernel_std: float | None = None
+  depth_rounding: str = "up"
+
+
+ROUNDINGS = {"up": math.ceil, "nearest": lambda value: max(1, round(value))}
 
 
 def round_filters(filters: int, width: float) -> int:
@@ -58,43 +105,108 @@ def round_repeats(repeats: int, depth: float) -> int:
   return math.ceil(depth * repeats)
 
 
-def scale(table: Table, *, width: float = 1.0, depth: float = 1.0) -> Table:
+def stages(rows: Sequence[Row]) -> tuple[tuple[Row, ...], ...]:
+  """Returns the rows of each stage: a row that is not `joined` starts one."""
+  found: list[list[Row]] = []
+  for row in rows:
+    if row.joined and found:
+      found[-1].append(row)
+    else:
+      found.append([row])
+  return tuple(tuple(stage) for stage in found)
+
+
+def deepen(stage: Sequence[Row], depth: float, *, rounding: str = "up") -> tuple[Row, ...]:
+  """Returns the rows of one stage with `depth` times as many blocks in all.
+
+  The total is rounded, then shared among the rows in proportion to their repeats, last row first,
+  so that what rounding leaves over falls on the early rows, which change the shape.
+  Source: timm's builder; with one row per stage it is Tan and Le's rule.
+  """
+  left = sum(row.repeats for row in stage)
+  total, scaled = ROUNDINGS[rounding](left * depth), []
+  for row in reversed(stage):
+    repeats = max(1, round(row.repeats / left * total))
+    scaled.append(dataclasses.replace(row, repeats=repeats))
+    left, total = left - row.repeats, total - repeats
+  return tuple(reversed(scaled))
+
+
+def scale(
+  table: Table, *, width: float = 1.0, depth: float = 1.0, keep_ends: bool = False
+) -> Table:
   """Returns `table` with channels and repeats scaled; kernels, strides and ratios stay.
 
-  Source: Tan and Le 2019, section 3.3; stem and head have one layer at any depth.
+  Width 1 leaves channels that are no multiple of 8 as they are. keep_ends: depth leaves the first
+  and the last stage alone. Source: Tan and Le 2019, section 3.3; stem and head have one layer at
+  any depth.
+  """
+
+  def channels(count: int) -> int:
+    return count if width == 1 or not count else round_filters(count, width)
+
+  groups = stages(table.rows)
+  rows = []
+  for index, stage in enumerate(groups):
+    end = keep_ends and index in (0, len(groups) - 1)
+    for row in deepen(stage, 1.0 if end else depth, rounding=table.depth_rounding):
+      declared = None if row.declared is None else channels(row.declared)
+      rows.append(dataclasses.replace(row, channels=channels(row.channels), declared=declared))
+  head = {
+    "scaled": channels(table.head),
+    "fixed": table.head,
+    "grown": max(table.head, channels(table.head)),
+  }[table.head_scaling]
+  return dataclasses.replace(table, stem=channels(table.stem), rows=tuple(rows), head=head)
+
+
+def mix(
+  table: Table, kernels: Sequence[int] = (), *, partition: str = "equal", dilated: bool = False
+) -> Table:
+  """Returns `table` with every depthwise convolution mixed.
+
+  Args: kernels: taps of each part, smallest first; empty keeps each row's own. Others: of `Row`.
+  Source: Tan and Le 2019 (arXiv 1907.09595), section 3.
   """
   rows = tuple(
     dataclasses.replace(
-      row,
-      channels=round_filters(row.channels, width),
-      repeats=round_repeats(row.repeats, depth),
+      row, kernel=tuple(kernels) or row.kernel, partition=partition, dilated=dilated
     )
+    if row.op in DEPTHWISE
+    else row
     for row in table.rows
   )
-  return Table(round_filters(table.stem, width), rows, round_filters(table.head, width))
+  return dataclasses.replace(table, rows=rows)
 
 
 def unroll(rows: Sequence[Row]) -> tuple[Row, ...]:
-  """Returns one row per block, in order; blocks after a stage's first have stride 1."""
+  """Returns one row per block, in order; blocks after a row's first have stride 1."""
   return tuple(
-    dataclasses.replace(row, repeats=1, stride=row.stride if index == 0 else 1)
+    dataclasses.replace(
+      row,
+      repeats=1,
+      stride=row.stride if index == 0 else 1,
+      joined=row.joined or index > 0,
+      declared=row.declared if index == 0 else None,
+    )
     for row in rows
     for index in range(row.repeats)
   )
 
 
-class MBConv(nn.Module):
-  """Inverted bottleneck: expand, depthwise convolution, squeeze-excite, project, add the input.
+_Inner = dict[str, Float[Array, "b h w e"]]
+
+
+class Block(nn.Module):
+  """What all blocks have in common.
 
   drop_rate: probability that an example skips the branch, where there is a skip.
-  Source: Tan and Le 2019, section 4; Sandler et al. 2018.
   """
 
   row: Row
   drop_rate: float = 0.0
   settings: layers.Settings = layers.Settings()
 
-  @nn.compact
   def __call__(
     self,
     x: Float[Array, "b h w c"],
@@ -102,37 +214,120 @@ class MBConv(nn.Module):
     noise: Float[Array, "b"] | None = None,
   ) -> Float[Array, "b h2 w2 o"]:
     """Returns the block's output; noise: one number in [0, 1) per example, None drops nothing."""
-    row, settings, inputs = self.row, self.settings, x.shape[-1]
-    # Every published table agrees with this rounding; only fractional factors need it.
-    expanded = inputs if row.expand == 1 else layers.divisible(inputs * row.expand)
+    return self.ends(x, train, noise)[0]
+
+  def _convolve(self, name: str, channels: int, **fields) -> layers.ConvNorm:
+    return layers.ConvNorm(channels, settings=self.settings, name=name, **fields)
+
+  def _depthwise(self, x: Array, train: bool) -> Array:
+    row = self.row
+    return self._convolve(
+      "depthwise",
+      x.shape[-1],
+      kernel=row.kernel,
+      stride=row.stride,
+      groups=x.shape[-1],
+      activation=row.activation,
+      partition=row.partition,
+      dilated=row.dilated,
+    )(x, train)
+
+  def _add(self, x: Array, y: Array, train: bool, noise: Array | None) -> Array:
+    if train and noise is not None and self.drop_rate > 0:
+      y = layers.stochastic_depth(y, noise, self.drop_rate)
+    return y + x
+
+
+class MBConv(Block):
+  """Inverted bottleneck: expand, depthwise convolution, squeeze-excite, project, add the input.
+
+  Source: Tan and Le 2019, section 4; Sandler et al. 2018; parts: Tan and Le 2019 (1907.09595).
+  """
+
+  @nn.compact
+  def ends(
+    self,
+    x: Float[Array, "b h w c"],
+    train: bool = False,
+    noise: Float[Array, "b"] | None = None,
+  ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
+    """Returns the output; `expand` and `depthwise`, activated, the latter before the squeeze."""
+    row, inputs, inner = self.row, x.shape[-1], {}
+    expanded = inputs * row.expand
+    # MobileNetV3 rounds; whole factors of odd widths (MnasNet-d1: 9 times 36) stay as they are.
+    expanded = layers.divisible(expanded) if expanded % inputs else int(expanded)
     y = x
     if row.expand != 1:
-      y = layers.ConvNorm(expanded, activation=row.activation, settings=settings, name="expand")(
-        y, train
-      )
-    y = layers.ConvNorm(
-      expanded,
-      row.kernel,
-      row.stride,
-      groups=expanded,
-      activation=row.activation,
-      settings=settings,
-      name="depthwise",
-    )(y, train)
+      y = self._convolve(
+        "expand", expanded, kernel=(1,) * row.expand_parts, activation=row.activation
+      )(y, train)
+      inner["expand"] = y
+    y = inner["depthwise"] = self._depthwise(y, train)
     if row.squeeze is not None:
       y = layers.SqueezeExcite(
         row.squeeze.width(inputs, expanded),
         row.squeeze.activation or row.activation,
         row.squeeze.gate,
-        settings,
+        self.settings,
         name="squeeze",
       )(y)
-    y = layers.ConvNorm(row.channels, settings=settings, name="project")(y, train)
-    if row.skip and row.stride == 1 and inputs == row.channels:
-      if train and noise is not None and self.drop_rate > 0:
-        y = layers.stochastic_depth(y, noise, self.drop_rate)
-      y = y + x
-    return y
+    y = self._convolve("project", row.channels, kernel=(1,) * row.project_parts)(y, train)
+    declared = inputs if row.declared is None else row.declared
+    if row.skip and row.stride == 1 and inputs == declared == row.channels:
+      y = self._add(x, y, train, noise)
+    return y, inner
 
 
-BLOCKS: dict[str, type[nn.Module]] = {"mbconv": MBConv}
+class Separable(Block):
+  """Depthwise convolution, then an activated 1x1 one; no expansion, no skip.
+
+  Source: Howard et al. 2017, section 3.1.
+  """
+
+  @nn.compact
+  def ends(
+    self,
+    x: Float[Array, "b h w c"],
+    train: bool = False,
+    noise: Float[Array, "b"] | None = None,
+  ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
+    """Returns the output and `depthwise`; noise is not used."""
+    y = self._depthwise(x, train)
+    project = self._convolve("project", self.row.channels, activation=self.row.activation)
+    return project(y, train), {"depthwise": y}
+
+
+class Bottleneck(Block):
+  """Residual bottleneck: 1x1 reduction, spatial convolution with the stride, 1x1 projection, add.
+
+  The projection's norm starts at scale 0, so that every block starts as its shortcut.
+  Source: He et al. 2016, figure 5; the stride is in the spatial convolution, as in every later
+  implementation, not in the reduction; zero scale: Goyal et al. 2017, section 5.1.
+  """
+
+  @nn.compact
+  def ends(
+    self,
+    x: Float[Array, "b h w c"],
+    train: bool = False,
+    noise: Float[Array, "b"] | None = None,
+  ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
+    """Returns the output and `spatial`, activated."""
+    row = self.row
+    inner = layers.divisible(row.channels * row.expand)
+    y = self._convolve("reduce", inner, activation=row.activation)(x, train)
+    spatial = self._convolve(
+      "spatial", inner, kernel=row.kernel, stride=row.stride, activation=row.activation
+    )(y, train)
+    y = self._convolve("project", row.channels, scale=0.0)(spatial, train)
+    if row.stride > 1 or x.shape[-1] != row.channels:
+      x = self._convolve("shortcut", row.channels, stride=row.stride)(x, train)
+    return layers.ACTIVATIONS[row.activation](self._add(x, y, train, noise)), {"spatial": spatial}
+
+
+BLOCKS: dict[str, type[Block]] = {
+  "mbconv": MBConv,
+  "separable": Separable,
+  "bottleneck": Bottleneck,
+}
+DEPTHWISE = ("mbconv", "separable")

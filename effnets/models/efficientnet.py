@@ -7,12 +7,11 @@ for 32-pixel images.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from effnets import errors, ops
-from effnets.models import blocks, layers, network, registry
+from effnets import ops
+from effnets.models import blocks, families, layers, network, registry
 
 _SE = layers.Squeeze(0.25)
 
@@ -124,30 +123,25 @@ def efficientnet(
     activation: of the whole network. The others: see `network.Network`.
   Raises: UserError for impossible values.
   """
-  for key, value in (("width", width), ("depth", depth)):
-    if not 0 < value < math.inf:
-      raise errors.UserError(f"config.model.{key}={value!r} should be above 0, such as 1.0.")
-  table = blocks.scale(table, width=width, depth=depth)
-  rows = tuple(dataclasses.replace(row, activation=activation) for row in table.rows)
-  return network.check(
-    network.Network(
-      rows=small_strides(rows) if small_images else rows,
-      stem=table.stem,
-      head=table.head,
-      num_classes=num_classes,
-      image_size=image_size,
-      dropout_rate=dropout_rate,
-      drop_path_rate=drop_path_rate,
-      activation=activation,
-      remat=remat,
-      frozen_blocks=frozen_blocks,
-      padding=padding,
-      plain=plain,
-      dtype=dtype,
-      momentum=momentum,
-      epsilon=epsilon,
-      group=group,
-    )
+  if small_images:
+    table = dataclasses.replace(table, rows=small_strides(table.rows))
+  return families.build(
+    table,
+    num_classes=num_classes,
+    width=width,
+    depth=depth,
+    image_size=image_size,
+    dropout_rate=dropout_rate,
+    drop_path_rate=drop_path_rate,
+    activation=activation,
+    padding=padding,
+    plain=plain,
+    dtype=dtype,
+    momentum=momentum,
+    epsilon=epsilon,
+    group=group,
+    remat=remat,
+    frozen_blocks=frozen_blocks,
   )
 
 

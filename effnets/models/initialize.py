@@ -52,6 +52,23 @@ class Normal(Initializer):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
+class Truncated(Initializer):
+  """Normal values of mean 0 and deviation `std`, drawn again wherever beyond two deviations."""
+
+  std: float
+
+  def draw(self, rng, shape):
+    values = rng.standard_normal(shape, np.float32)
+    while (beyond := np.abs(values) > 2).any():
+      values[beyond] = rng.standard_normal(int(beyond.sum()), np.float32)
+    return values * np.float32(self.std)
+
+  def __call__(self, key, shape, dtype=jnp.float32):
+    return self.std * jax.random.truncated_normal(key, -2, 2, shape, dtype)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class Uniform(Initializer):
   """Values uniform in [-limit, limit)."""
 

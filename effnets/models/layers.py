@@ -38,6 +38,8 @@ class Settings:
   momentum: decay m of running moments, new = m * old + (1 - m) * batch, as TensorFlow means it
     (PyTorch's momentum is 1 - m). epsilon: added to the variance, inside the root.
   group: over whom batch moments are taken in training.
+  kernel_std: every kernel starts from a normal truncated at two standard deviations, this before
+    truncation; None: each layer's own rule.
   """
 
   padding: str = "SAME"
@@ -46,13 +48,18 @@ class Settings:
   momentum: float = 0.99
   epsilon: float = 1e-3
   group: ops.Group = ops.Group()
+  kernel_std: float | None = None
+
+  def kernel(self, usual: initialize.Initializer) -> initialize.Initializer:
+    """Returns the initialiser of a kernel whose layer's own rule is `usual`."""
+    return usual if self.kernel_std is None else initialize.Truncated(self.kernel_std)
 
 
 class Conv(nn.Module):
   """Two-dimensional convolution with an HWIO kernel.
 
   Kernel values start normal with standard deviation sqrt(2 / fan_out), fan_out = taps * channels /
-  groups; a depthwise kernel's fan_out is its taps alone.
+  groups; a depthwise kernel's fan_out is its taps alone; unless `settings.kernel_std` is given.
   Source: Tan and Le 2019, official code.
   """
 
@@ -70,7 +77,8 @@ class Conv(nn.Module):
     taps = self.kernel * self.kernel
     std = math.sqrt(2 * self.groups / (taps * self.channels))
     shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.channels)
-    kernel = initialize.parameter(self, "kernel", initialize.Normal(std), shape)
+    initializer = self.settings.kernel(initialize.Normal(std))
+    kernel = initialize.parameter(self, "kernel", initializer, shape)
     dtype = self.settings.dtype
     y = ops.conv(
       x.astype(dtype),
@@ -87,10 +95,89 @@ class Conv(nn.Module):
     return y
 
 
+PARTITIONS = ("equal", "exponential")
+
+
+def partition(channels: int, parts: int, how: str = "equal") -> tuple[int, ...]:
+  """Returns the channels of each part.
+
+  Args:
+    how: `equal`, where the first part takes what does not divide, or `exponential`, where each part
+      takes half of what is left and the last one the rest.
+  Raises: ValueError if `how` is neither, or a part would be empty.
+  Source: Tan and Le 2019 (arXiv 1907.09595), section 3.1, and its code.
+
+  >>> partition(100, 3), partition(32, 4, "exponential")
+  ((34, 33, 33), (16, 8, 4, 4))
+  """
+  if how not in PARTITIONS:
+    raise ValueError(f"partition={how!r} is none of {PARTITIONS}.")
+  if how == "equal":
+    sizes = [channels // parts] * parts
+    sizes[0] += channels - sum(sizes)
+  else:
+    sizes = [channels >> part for part in range(1, parts)]
+    sizes.append(channels - sum(sizes))
+  if min(sizes) < 1:
+    raise ValueError(f"{channels} channels do not make {parts} {how} parts; use fewer kernels.")
+  return tuple(sizes)
+
+
+class SplitConv(nn.Module):
+  """Convolves parts of the channels apart, each with its own kernel, and joins the results.
+
+  channels: of the result. kernels: taps of each part, each padded for itself. depthwise: whether
+  the parts are depthwise, else each sees all input channels of its part. partition: of input and
+  result, see `partition`. dilated: see `blocks.Row`. Part i's kernel is `i/kernel`.
+  Source: Tan and Le 2019 (arXiv 1907.09595), section 3.
+  """
+
+  channels: int
+  kernels: tuple[int, ...]
+  stride: int = 1
+  depthwise: bool = True
+  partition: str = "equal"
+  dilated: bool = False
+  settings: Settings = Settings()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
+    """Returns the parts' results, joined in order."""
+    count, start, results = len(self.kernels), 0, []
+    sizes = partition(x.shape[-1], count, self.partition)
+    outputs = partition(self.channels, count, self.partition)
+    for index, (kernel, size, channels) in enumerate(
+      zip(self.kernels, sizes, outputs, strict=True)
+    ):
+      taps, dilation = spread(kernel, self.stride) if self.dilated else (kernel, 1)
+      convolve = Conv(
+        channels,
+        taps,
+        self.stride,
+        dilation,
+        groups=channels if self.depthwise else 1,
+        settings=self.settings,
+        name=str(index),
+      )
+      results.append(convolve(x[..., start : start + size]))
+      start += size
+    return jnp.concatenate(results, -1)
+
+
+def spread(kernel: int, stride: int) -> tuple[int, int]:
+  """Returns (taps, dilation) of the dilated form of a `kernel`: nine taps, if it does not stride.
+
+  >>> spread(7, 1), spread(7, 2)
+  ((3, 3), (7, 1))
+  """
+  return (3, (kernel - 1) // 2) if stride == 1 and kernel > 3 else (kernel, 1)
+
+
 class Dense(nn.Module):
   """Classifier layer; its products are summed, and returned, in float32.
 
-  Kernel values start uniform in +-1 / sqrt(classes). Source: Tan and Le 2019, official code.
+  Kernel values start uniform in +-1 / sqrt(classes), unless `settings.kernel_std` is given.
+  Source: Tan and Le 2019, official code.
   """
 
   classes: int
@@ -101,7 +188,8 @@ class Dense(nn.Module):
     """Returns float32 logits."""
     limit = 1 / math.sqrt(self.classes)
     shape = (x.shape[-1], self.classes)
-    kernel = initialize.parameter(self, "kernel", initialize.Uniform(limit), shape)
+    initializer = self.settings.kernel(initialize.Uniform(limit))
+    kernel = initialize.parameter(self, "kernel", initializer, shape)
     bias = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.classes,))
     dtype = self.settings.dtype
     product = jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
@@ -114,16 +202,18 @@ class BatchNorm(nn.Module):
   In training the moments are those of each example's group, and the running moments, float32 in
   `batch_stats`, move towards the mean of all groups' moments (if that collection is mutable). The
   variance is the biased one in both places; TensorFlow's fused kernel keeps the unbiased one.
+  initial_scale: of the parameter `scale`.
   """
 
   activation: str = "identity"
   settings: Settings = Settings()
+  initial_scale: float = 1.0
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *s c"], train: bool = False) -> Float[Array, "b *s c"]:
     """Returns the normalised, activated `x`; train: by batch moments, else by running ones."""
     shape, settings = (x.shape[-1],), self.settings
-    scale = initialize.parameter(self, "scale", initialize.Constant(1.0), shape)
+    scale = initialize.parameter(self, "scale", initialize.Constant(self.initial_scale), shape)
     bias = initialize.parameter(self, "bias", initialize.Constant(0.0), shape)
     zero, one = initialize.Constant(0.0), initialize.Constant(1.0)
     mean = initialize.state(self, "batch_stats", "mean", initializer=zero, shape=shape)
@@ -149,27 +239,49 @@ class BatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-  """Convolution without bias, batch norm, activation."""
+  """Convolution without bias, batch norm, activation.
+
+  kernel: taps, or those of each part of a `SplitConv`, which is depthwise if `groups` is not 1.
+  groups: 1, or the number of channels. partition, dilated: of `SplitConv`. scale: of the norm.
+  """
 
   channels: int
-  kernel: int = 1
+  kernel: int | tuple[int, ...] = 1
   stride: int = 1
   groups: int = 1
   activation: str = "identity"
   settings: Settings = Settings()
+  partition: str = "equal"
+  dilated: bool = False
+  scale: float = 1.0
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b h2 w2 o"]:
     """Returns the activated, normalised convolution; train: as of `BatchNorm`."""
-    x = Conv(
-      self.channels,
-      self.kernel,
-      self.stride,
-      groups=self.groups,
-      settings=self.settings,
-      name="conv",
-    )(x)
-    return BatchNorm(self.activation, self.settings, name="norm")(x, train)
+    kernels = (self.kernel,) if isinstance(self.kernel, int) else self.kernel
+    if len(kernels) == 1:
+      taps, dilation = spread(kernels[0], self.stride) if self.dilated else (kernels[0], 1)
+      convolve = Conv(
+        self.channels,
+        taps,
+        self.stride,
+        dilation,
+        groups=self.groups,
+        settings=self.settings,
+        name="conv",
+      )
+    else:
+      convolve = SplitConv(
+        self.channels,
+        kernels,
+        self.stride,
+        depthwise=self.groups > 1,
+        partition=self.partition,
+        dilated=self.dilated,
+        settings=self.settings,
+        name="conv",
+      )
+    return BatchNorm(self.activation, self.settings, self.scale, name="norm")(convolve(x), train)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,17 +19,20 @@ _Keys = Mapping[str, Key[Array, "b"]] | None
 
 
 class Network(nn.Module):
-  """Stem, blocks, 1x1 head, average pool, dropout, dense layer.
+  """Stem, blocks, 1x1 head, average pool, hidden layer, dropout, dense layer.
 
-  rows: the stage table, already scaled. stem, head: channels of the first and last convolution.
+  rows: the stage table, already scaled. stem, head: channels of the first and last convolution;
+    head 0 leaves it out.
   num_classes: of the dense layer. image_size: pixels it was designed for; any other works.
   dropout_rate: before the dense layer. drop_path_rate: d; block i of n is skipped with probability
     d * i / n, the first never.
-  activation: of stem and head. remat: `none` keeps activations for the backward pass; `block` keeps
-    each block's input alone and computes the rest again.
+  activation: of stem, head and hidden layer.
+  remat: `none` keeps activations for the backward pass; `block` keeps each block's input alone and
+    computes the rest again.
   frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
     through their end; 0 freezes nothing. See `frozen_names`.
-  padding, plain, dtype, momentum, epsilon, group: see `layers.Settings`.
+  padding, plain, dtype, momentum, epsilon, group, kernel_std: see `layers.Settings`.
+  stem_kernel, stem_pool, hidden: see `blocks.Table`.
   """
 
   rows: tuple[blocks.Row, ...]
@@ -48,6 +51,10 @@ class Network(nn.Module):
   momentum: float = 0.99
   epsilon: float = 1e-3
   group: ops.Group = ops.Group()
+  stem_kernel: int = 3
+  stem_pool: bool = False
+  hidden: int = 0
+  kernel_std: float | None = None
 
   def setup(self) -> None:
     settings = layers.Settings(
@@ -57,21 +64,26 @@ class Network(nn.Module):
       momentum=self.momentum,
       epsilon=self.epsilon,
       group=self.group,
+      kernel_std=self.kernel_std,
     )
     self.stem_layer = layers.ConvNorm(
-      self.stem, 3, 2, activation=self.activation, settings=settings, name="stem"
+      self.stem, self.stem_kernel, 2, activation=self.activation, settings=settings, name="stem"
     )
     table, rates = blocks.unroll(self.rows), self.drop_rates()
     made = []
     for index, (row, rate) in enumerate(zip(table, rates, strict=True)):
       block = blocks.BLOCKS[row.op]
       if self.remat == "block":
-        block = nn.remat(block, static_argnums=(2,))  # `train`; self counts as 0
+        # Argument 2 is `train`; self counts as 0.
+        block = nn.remat(block, static_argnums=(2,), methods=("ends",))
       made.append(block(row, rate, settings, name=f"block_{index}"))
     self.block_layers = made
-    self.head_layer = layers.ConvNorm(
-      self.head, activation=self.activation, settings=settings, name="head"
-    )
+    if self.head:
+      self.head_layer = layers.ConvNorm(
+        self.head, activation=self.activation, settings=settings, name="head"
+      )
+    if self.hidden:
+      self.hidden_layer = layers.Conv(self.hidden, bias=True, settings=settings, name="hidden")
     self.classifier = layers.Dense(self.num_classes, settings, name="classifier")
 
   def drop_rates(self) -> tuple[float, ...]:
@@ -89,13 +101,19 @@ class Network(nn.Module):
     return ("stem", *(f"block_{index}" for index in range(self.frozen_blocks)))
 
   def backbone(
-    self, images: Float[Array, "b h w 3"], *, train: bool = False, keys: _Keys = None
+    self,
+    images: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    keys: _Keys = None,
+    inner: bool = False,
   ) -> dict[str, Float[Array, "b h2 w2 c"]]:
     """Returns the end points before the head, in the compute dtype.
 
-    `stem`; `block_i` of every block; `reduction_k`, the last block before each one that strides,
-    and the very last (2**k-fold reduction in a network that halves five times); `features`, the
-    last block. Args: as of `__call__`.
+    `stem`; `block_i` of every block; `reduction_k`, what each halving after the first finds, and
+    the last block (2**k-fold reduction in a network that halves five times); `features`, the last
+    block. Args: as of `__call__`; inner: also `block_i/expand`, `block_i/depthwise` (before
+    squeeze-excitation) and `block_i/spatial`, activated, where the block has them.
     """
     noise = None
     if train and keys is not None and "drop_path" in keys and self.drop_path_rate > 0:
@@ -104,11 +122,21 @@ class Network(nn.Module):
     x = self.stem_layer(images, train and not frozen)
     ends, strides = {"stem": x}, [row.stride for row in blocks.unroll(self.rows)]
     reduction = 0
+    if self.stem_pool or strides[0] > 1:
+      reduction = 1
+      ends["reduction_1"] = x
+    if self.stem_pool:
+      pads = [ops.resolve_padding(self.padding, size, 3, 2) for size in x.shape[1:3]]
+      x = nn.max_pool(x, (3, 3), (2, 2), pads)
     for index, block in enumerate(self.block_layers):
-      x = block(x, train and index >= frozen, None if noise is None else noise[:, index])
+      x, inside = block.ends(
+        x, train and index >= frozen, None if noise is None else noise[:, index]
+      )
       if index + 1 == frozen:
         x = jax.lax.stop_gradient(x)
       ends[f"block_{index}"] = x
+      if inner:
+        ends |= {f"block_{index}/{name}": end for name, end in inside.items()}
       if index + 1 == len(strides) or strides[index + 1] > 1:
         reduction += 1
         ends[f"reduction_{reduction}"] = x
@@ -116,12 +144,26 @@ class Network(nn.Module):
     return ends
 
   def features(
-    self, images: Float[Array, "b h w 3"], *, train: bool = False, keys: _Keys = None
+    self,
+    images: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    keys: _Keys = None,
+    inner: bool = False,
   ) -> dict[str, Float[Array, "b *s c"]]:
-    """Returns the end points of `backbone`, `head_1x1` and `pooled` (b c, float32, no dropout)."""
-    ends = self.backbone(images, train=train, keys=keys)
-    ends["head_1x1"] = self.head_layer(ends["features"], train)
-    ends["pooled"] = ends["head_1x1"].mean((1, 2), dtype=jnp.float32)
+    """Returns the end points of `backbone`, and those behind it.
+
+    `head_1x1`, where there is a head; `pooled` (b c, float32, no dropout); `hidden` (b c), where
+    there is a hidden layer.
+    """
+    ends = self.backbone(images, train=train, keys=keys, inner=inner)
+    last = ends["features"]
+    if self.head:
+      last = ends["head_1x1"] = self.head_layer(last, train)
+    ends["pooled"] = last.mean((1, 2), dtype=jnp.float32)
+    if self.hidden:
+      y = self.hidden_layer(ends["pooled"][:, None, None])
+      ends["hidden"] = layers.ACTIVATIONS[self.activation](y)[:, 0, 0]
     return ends
 
   def __call__(
@@ -133,7 +175,8 @@ class Network(nn.Module):
       images: normalised. train: batch moments instead of running ones, and noise.
       keys: one key per example for `dropout` and `drop_path`; a missing one means no such noise.
     """
-    x = self.features(images, train=train, keys=keys)["pooled"]
+    ends = self.features(images, train=train, keys=keys)
+    x = ends["hidden"] if self.hidden else ends["pooled"]
     if train and keys is not None and "dropout" in keys and self.dropout_rate > 0:
       x = layers.dropout(x, keys["dropout"], self.dropout_rate)
     return self.classifier(x)

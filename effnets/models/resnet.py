@@ -1,0 +1,38 @@
+"""ResNet-50, -101 and -152, the baselines and the backbones of larger detectors.
+
+The stride of a stage is in its first spatial convolution, which costs 4.1 G instead of the paper's
+3.8 G multiply-adds for ResNet-50; every published weight set is of this form.
+Source: He et al. 2016 (arXiv 1512.03385), table 1.
+"""
+
+from effnets.models import blocks, families
+
+
+def table(repeats: tuple[int, int, int, int]) -> blocks.Table:
+  """Returns the stages with so many bottlenecks each."""
+  rows = tuple(
+    blocks.Row("bottleneck", 3, 2 if index else 1, 0.25, 256 << index, count, None, "relu")
+    for index, count in enumerate(repeats)
+  )
+  return blocks.Table(64, rows, 0, "relu", stem_kernel=7, stem_pool=True)
+
+
+# Not of a paper's sheet but of every reference implementation: symmetric padding, other norms.
+SETTINGS = {"dropout_rate": 0.0, "padding": "SYMMETRIC", "momentum": 0.9, "epsilon": 1e-5}
+
+R50, R101, R152 = table((3, 4, 6, 3)), table((3, 4, 23, 3)), table((3, 8, 36, 3))
+
+for _name, _stages, _params, _madds, _printed in (
+  ("resnet50", R50, 25_557_032, 4089.18e6, 3.8e9),
+  ("resnet101", R101, 44_549_160, 7801.41e6, 7.6e9),
+  ("resnet152", R152, 60_192_808, 11513.63e6, 11.3e9),
+):
+  families.add(
+    _name,
+    _stages,
+    params=_params,
+    madds=_madds,
+    paper="1512.03385",
+    paper_madds=_printed,
+    **SETTINGS,
+  )
