@@ -8,7 +8,7 @@ Source: huggingface/pytorch-image-models, default configurations of version 1.0.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -48,7 +48,7 @@ class Architecture:
   tags: the preprocessing of each weight set, the default one first; `""` if none was published.
   """
 
-  build: Any
+  build: Callable[..., nn.Module]
   tags: Mapping[str, Preprocessing]
   absent: frozenset[str] = frozenset()
 
@@ -86,7 +86,7 @@ def _add(
   model: str,
   tags: Mapping[str, Preprocessing] | None = None,
   *,
-  default: Preprocessing = Preprocessing(),  # noqa: B008 - immutable
+  default: Preprocessing = Preprocessing(),
   **settings: Any,
 ) -> None:
   build = functools.partial(models.create, model, **_settings(base), **settings)
@@ -232,7 +232,7 @@ def _early_v3(num_classes: int) -> nn.Module:
   """Returns V3-Large as it was read from the paper before its code was out.
 
   The first block does not add its input; squeeze-excitation has the block's own activation and a
-  width that is not rounded to 8; the hidden layer has no bias.
+  width that is not rounded to 8; the hidden layer has no bias. Its epsilon is TensorFlow's.
   """
   rows = []
   for index, row in enumerate(mobilenet.V3_LARGE.rows):
@@ -241,7 +241,9 @@ def _early_v3(num_classes: int) -> nn.Module:
       squeeze = dataclasses.replace(squeeze, divisor=1, activation=None)
     rows.append(dataclasses.replace(row, squeeze=squeeze, skip=index > 0))
   table: blocks.Table = dataclasses.replace(mobilenet.V3_LARGE, rows=tuple(rows))
-  return families.build(table, num_classes=num_classes, **_settings("mobilenetv3_rw"))
+  return families.build(
+    table, num_classes=num_classes, **{**_settings("mobilenetv3_rw"), "epsilon": 1e-3}
+  )
 
 
 _ARCHITECTURES["mobilenetv3_rw"] = Architecture(
@@ -264,6 +266,7 @@ _RESNET50 = _RESNET | {
   **dict.fromkeys(("b1k_in1k", "b2k_in1k", "c1_in1k", "c2_in1k", "d_in1k"), _a),
   **dict.fromkeys(("ram_in1k", "am_in1k", "ra_in1k", "bt_in1k"), _plain),
   **dict.fromkeys(("fb_ssl_yfcc100m_ft_in1k", "fb_swsl_ig1b_ft_in1k"), _linear),
+  "bamboo": _prepare(224, 1.0),
 }
 _add("resnet50", "resnet50", _RESNET50)
 for _name in ("resnet101", "resnet152"):
@@ -323,10 +326,9 @@ def find(name: str) -> WeightSet:
   base, _, tag = _ALIASES.get(spelled, spelled).partition(".")
   base = _ALIASES.get(base, base)
   if base not in _ARCHITECTURES:
-    raise errors.unknown(
-      "weights name", name, "a weight set of timm", [*_ARCHITECTURES, *_ALIASES],
-      "`weights.list_weights()`",
-    )  # fmt: skip
+    known = [*_ARCHITECTURES, *_ALIASES]
+    where = "`weights.list_weights()`"
+    raise errors.unknown("weights name", name, "a weight set of timm", known, where)
   architecture = _ARCHITECTURES[base]
   if tag in ("", "untrained"):
     tag = next(iter(architecture.tags))

@@ -132,9 +132,15 @@ def _twins(arrays: Mapping[str, np.ndarray]) -> list[str]:
   return found
 
 
-def _listed(names: Sequence[str], count: int = 3) -> str:
-  more = f" and {len(names) - count} more" if len(names) > count else ""
-  return ", ".join(names[:count]) + more
+def _listed(items: Sequence[str], *, sep: str = ", ", count: int = 4) -> str:
+  more = f"{sep}and {len(items) - count} more" if len(items) > count else ""
+  return sep.join(items[:count]) + more
+
+
+def _classes(arrays: Mapping[str, np.ndarray]) -> int | None:
+  """Returns the classes of a state dict's classifier, or None if it has none."""
+  kernels = [arrays[f"{head}.weight"] for head in _HEADS if f"{head}.weight" in arrays]
+  return len(kernels[0]) if kernels and kernels[0].ndim == 2 else None
 
 
 def _check(
@@ -164,9 +170,7 @@ def _check(
     )
   if wrong:
     told = [f"{name} has shape {arrays[name].shape}, needed is {shapes[name]}" for name in wrong]
-    raise errors.UserError(f"weights {entry.name!r}: {'; '.join(told[:5])}" + (
-      f"; and {len(told) - 5} more." if len(told) > 5 else "."
-    ))  # fmt: skip
+    raise errors.UserError(f"weights {entry.name!r}: {_listed(told, sep='; ')}.")
 
 
 def from_timm(
@@ -191,8 +195,7 @@ def from_timm(
   """
   entry = catalog.find(name)
   arrays = _arrays(entry.name, state_dict)
-  heads = [head for head in _HEADS if arrays.get(f"{head}.weight", np.empty(0)).ndim == 2]
-  given = len(arrays[f"{heads[0]}.weight"]) if heads else None
+  given = _classes(arrays)
   classes = num_classes or given or 1000
   if given not in (None, classes) and not replace_head:
     raise errors.UserError(
@@ -269,9 +272,7 @@ def to_timm(module: nn.Module | str, variables: Mapping[str, Any]) -> dict[str, 
       state_dict[tensor.name] = tensor.to_theirs(value)
   wrong += [f"{'/'.join(path)} has no name in timm" for path in leaves if path not in used]
   if wrong:
-    raise errors.UserError(f"variables do not fit the module: {'; '.join(wrong[:5])}" + (
-      f"; and {len(wrong) - 5} more." if len(wrong) > 5 else "."
-    ))  # fmt: skip
+    raise errors.UserError(f"variables do not fit the module: {_listed(wrong, sep='; ')}.")
   return state_dict
 
 

@@ -103,9 +103,10 @@ def _mobile(module: nn.Module) -> Iterator[Tensor]:
       index += 1
   if module.hidden:
     # The convolution before the pool is a last stage there, and the hidden layer is the head.
-    if module.head:
-      yield from _conv(f"blocks.{len(stages)}.0.conv", "head")
-      yield from _norm(f"blocks.{len(stages)}.0.bn1", "head", channels=module.head)
+    for block in range(getattr(module, "head_depth", 1) if module.head else 0):
+      name, path = f"blocks.{len(stages)}.{block}", f"head_{block}" if block else "head"
+      yield from _conv(f"{name}.conv", path)
+      yield from _norm(f"{name}.bn1", path, channels=module.head)
     yield from _layer("conv_head", "hidden", kind="conv", channels=module.hidden)
   elif module.head:
     yield from _conv("conv_head", "head")
