@@ -66,10 +66,10 @@ def test_impossible_partition(arguments, words):
 @pytest.mark.parametrize(
   "stride,size,padding", [(1, 7, "SAME"), (2, 8, "SAME"), (2, 7, "SYMMETRIC")]
 )
-def test_mixed_convolution_is_one_with_embedded_kernels(getkey, stride, size, padding):
+def test_mixed_convolution_is_one_with_embedded_kernels(stride, size, padding):
   # Zeros around the small kernels make one depthwise convolution of the largest size.
   kernels, channels = (3, 5, 7), 10
-  x = np.asarray(jax.random.normal(getkey("x"), (2, size, size, channels)))
+  x = np.random.default_rng(0).standard_normal((2, size, size, channels)).astype(np.float32)
   settings = layers.Settings(padding=padding, plain=True)
   layer = layers.SplitConv(channels, kernels, stride, settings=settings)
   params = initialize.init(layer, 1, inputs=(x,))["params"]
@@ -81,17 +81,22 @@ def test_mixed_convolution_is_one_with_embedded_kernels(getkey, stride, size, pa
     embedded[low : low + taps, low : low + taps, :, start:stop] = kernel
     start = stop
   assert start == channels
-  whole = ops.conv(x, embedded, stride=stride, groups=channels, padding=padding, plain=True)
-  np.testing.assert_allclose(layer.apply({"params": params}, x), whole, rtol=1e-4, atol=1e-5)
+
+  @jax.jit
+  def both(params, embedded, x):
+    whole = ops.conv(x, embedded, stride=stride, groups=channels, padding=padding, plain=True)
+    return layer.apply({"params": params}, x), whole
+
+  np.testing.assert_allclose(*both(params, embedded, x), rtol=1e-4, atol=1e-5)
 
 
-def test_grouped_pointwise_convolution(getkey):
-  x = np.asarray(jax.random.normal(getkey("x"), (2, 3, 3, 9)))
+def test_grouped_pointwise_convolution():
+  x = np.random.default_rng(0).standard_normal((2, 3, 3, 9)).astype(np.float32)
   layer = layers.SplitConv(6, (1, 1), depthwise=False)
   params = initialize.init(layer, 1, inputs=(x,))["params"]
   assert [params[i]["kernel"].shape for i in ("0", "1")] == [(1, 1, 5, 3), (1, 1, 4, 3)]
   want = [x[..., :5] @ params["0"]["kernel"][0, 0], x[..., 5:] @ params["1"]["kernel"][0, 0]]
-  got = layer.apply({"params": params}, x)
+  got = jax.jit(layer.apply)({"params": params}, x)
   np.testing.assert_allclose(got, np.concatenate(want, -1), rtol=1e-4, atol=1e-5)
 
 
