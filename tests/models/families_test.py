@@ -1,5 +1,6 @@
 """Every family against the counts of the papers' sheets, and what all of them can do."""
 
+import functools
 import re
 
 import jax
@@ -93,16 +94,16 @@ def test_parts_of_counts(name, norms, rest, depth):
     assert counting.parameters(shapes["params"]) - dense == rest
 
 
-def _ends(name, size=224, **overrides):
-  module = models.create(name, **overrides)
+@functools.cache
+def _ends(name, size=224):
+  module = models.create(name, plain=True)
 
-  def run(key, images):
-    return module.init_with_output(key, images, method="features", inner=True)[0]
+  def run(variables, images):
+    return module.apply(variables, images, method="features", inner=True)
 
   images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  return {
-    name: end.shape[1:] for name, end in jax.eval_shape(run, jax.random.key(0), images).items()
-  }
+  ends = jax.eval_shape(run, models.abstract(module, 32), images)
+  return {name: end.shape[1:] for name, end in ends.items()}
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,7 @@ TABLE = blocks.Table(
 )
 
 
+@pytest.mark.slow
 def test_every_word_of_the_vocabulary_trains():
   # Against XLA's own convolutions and derivatives; rematerialised blocks change nothing.
   module = families.build(TABLE, num_classes=3, image_size=16, drop_path_rate=0.3)
@@ -174,7 +176,8 @@ def test_every_word_of_the_vocabulary_trains():
       )
       return jnp.square(logits).mean()
 
-    return jax.jit(jax.grad(loss))(variables["params"])
+    options = {"xla_backend_optimization_level": 0}  # compiled quickly
+    return jax.jit(jax.grad(loss), compiler_options=options)(variables["params"])
 
   want = gradients(module.clone(plain=True))
   got = gradients(module.clone(remat="block"))

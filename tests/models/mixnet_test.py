@@ -13,9 +13,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize(
-  "name", [pytest.param(n, marks=() if n == "m" else pytest.mark.slow) for n in GOLDEN]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in GOLDEN])
 def test_golden_forward_pass(name):
   reference.assert_golden(models.create(f"mixnet_{name}"), GOLDEN[name])
 

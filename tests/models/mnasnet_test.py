@@ -21,7 +21,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize(
   "name",
-  [pytest.param(name, marks=pytest.mark.slow if name == "a1" else ()) for name in GOLDEN],
+  [pytest.param(name, marks=() if "small" in name else pytest.mark.slow) for name in GOLDEN],
 )
 def test_golden_forward_pass(name):
   short, _, rule = name.partition(", ")

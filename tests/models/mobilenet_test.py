@@ -36,10 +36,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize(
   "name",
-  [
-    pytest.param(n, marks=() if n in ("small", "small_minimal") else pytest.mark.slow)
-    for n in GOLDEN
-  ],
+  [pytest.param(n, marks=() if n == "small" else pytest.mark.slow) for n in GOLDEN],
 )
 def test_golden_forward_pass(name):
   module = models.create(f"mobilenetv3_{name}")
