@@ -176,6 +176,14 @@ def test_mixed_drop_in(name, setting, want):
   assert count.madds == pytest.approx(want[1], rel=1e-3)
 
 
+def test_timm_s_deep_v3():
+  module = models.create("mobilenetv3_large_150d")
+  params = models.abstract(module, 32)["params"]
+  assert params["head_1"]["conv"]["kernel"].shape == (1, 1, 1440, 1440)
+  assert models.entry("mobilenetv3_large_150d").params == pytest.approx(14.62e6, abs=0.005e6)
+  assert tuple(row.repeats for row in module.rows) == (2, 1, 2, 4, 1, 2, 2, 3, 4)
+
+
 def test_timm_s_deep_v2():
   # Its mobilenetv2_110d and _120d: ends and their channels fixed; 4.52 M and 5.83 M parameters.
   fixed = {"stem": 32, "head": 1280, "keep_ends": True}
