@@ -2,7 +2,7 @@
 
 Parameters are named by what they do, the same in every family:
 
-  stem/{conv,norm}, head/{conv,norm}, classifier/{kernel,bias}
+  stem/{conv,norm}, head/{conv,norm}, classifier/{kernel,bias}   a second head is head_1
   hidden/{kernel,bias}                         MobileNetV3: between pool and classifier, no norm
   block_i/{expand,depthwise,project}/{conv,norm}     i counts all blocks; no expand at factor 1
   block_i/squeeze/{reduce,expand}/{kernel,bias}

@@ -24,6 +24,7 @@ def build(
   stem: int = 0,
   head: int = 0,
   hidden: int = 0,
+  head_depth: int = 1,
   keep_ends: bool = False,
   kernels: tuple[int, ...] = (),
   partition: str = "equal",
@@ -47,6 +48,7 @@ def build(
     width: factor of channels, which are then rounded to multiples of 8; see `blocks.Table` for what
       it leaves alone. depth: factor of repeats, see `blocks.deepen`. image_size: in pixels.
     stem, head, hidden: channels instead of the scaled table's; 0 keeps those.
+    head_depth: how many head convolutions follow each other.
     keep_ends: depth leaves the first and the last stage alone.
     kernels, partition, dilated: mixed depthwise convolutions, see `blocks.mix`.
     squeeze: False leaves all squeeze-excitation out.
@@ -107,6 +109,7 @@ def build(
       stem_kernel=table.stem_kernel,
       stem_pool=table.stem_pool,
       hidden=hidden or table.hidden,
+      head_depth=head_depth,
       kernel_std=table.kernel_std,
     )
   )

@@ -3,6 +3,7 @@
 A multiplier is `width`, as a suffix `_035` to `_125`. In V2 it never shrinks the head, in V3 it
 leaves the hidden layer behind the pool alone (the published tables' counts). V3-Small's hidden
 layer has 1,024 units as in the code and all weights; the paper prints 1,280 (`hidden=1280`).
+150d is timm's, deepened by its rule, the head like a stage.
 Source: Howard et al. 2017 (arXiv 1704.04861), Sandler et al. 2018 (1801.04381), Howard et al. 2019
 (1905.02244), each with its code.
 """
@@ -170,14 +171,23 @@ families.add_members(
   interpolation="bilinear",
 )
 families.add_members("mobilenetv2", V2, V2_MEMBERS, paper="1801.04381", interpolation="bilinear")
+_V3_SETTINGS = {
+  "paper": "1905.02244",
+  "momentum": 0.997,
+  "mean": (0.5, 0.5, 0.5),
+  "std": (0.5, 0.5, 0.5),
+  "interpolation": "bilinear",
+}
 for _name, (_stages, *_members) in V3_MEMBERS.items():
-  families.add_members(
-    f"mobilenetv3_{_name}",
-    _stages,
-    _members,
-    paper="1905.02244",
-    momentum=0.997,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-    interpolation="bilinear",
-  )
+  families.add_members(f"mobilenetv3_{_name}", _stages, _members, **_V3_SETTINGS)
+families.add(
+  "mobilenetv3_large_150d",
+  V3_LARGE,
+  params=14_622_320,
+  madds=1010.02e6,
+  image_size=256,
+  width=1.5,
+  depth=1.2,
+  head_depth=2,
+  **_V3_SETTINGS,
+)

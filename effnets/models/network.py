@@ -22,7 +22,7 @@ class Network(nn.Module):
   """Stem, blocks, 1x1 head, average pool, hidden layer, dropout, dense layer.
 
   rows: the stage table, already scaled. stem, head: channels of the first and last convolution;
-    head 0 leaves it out.
+    head 0 leaves it out. head_depth: how many of the last one follow each other.
   num_classes: of the dense layer. image_size: pixels it was designed for; any other works.
   dropout_rate: before the dense layer. drop_path_rate: d; block i of n is skipped with probability
     d * i / n, the first never.
@@ -54,6 +54,7 @@ class Network(nn.Module):
   stem_kernel: int = 3
   stem_pool: bool = False
   hidden: int = 0
+  head_depth: int = 1
   kernel_std: float | None = None
 
   def setup(self) -> None:
@@ -78,10 +79,11 @@ class Network(nn.Module):
         block = nn.remat(block, static_argnums=(2,), methods=("ends",))
       made.append(block(row, rate, settings, name=f"block_{index}"))
     self.block_layers = made
-    if self.head:
-      self.head_layer = layers.ConvNorm(
-        self.head, activation=self.activation, settings=settings, name="head"
-      )
+    self.head_layers = [
+      layers.ConvNorm(self.head, activation=self.activation, settings=settings, name=name)
+      for name in ("head", *(f"head_{index}" for index in range(1, self.head_depth)))
+      if self.head
+    ]
     if self.hidden:
       self.hidden_layer = layers.Conv(self.hidden, bias=True, settings=settings, name="hidden")
     self.classifier = layers.Dense(self.num_classes, settings, name="classifier")
@@ -158,8 +160,8 @@ class Network(nn.Module):
     """
     ends = self.backbone(images, train=train, keys=keys, inner=inner)
     last = ends["features"]
-    if self.head:
-      last = ends["head_1x1"] = self.head_layer(last, train)
+    for layer in self.head_layers:
+      last = ends["head_1x1"] = layer(last, train)
     ends["pooled"] = last.mean((1, 2), dtype=jnp.float32)
     if self.hidden:
       y = self.hidden_layer(ends["pooled"][:, None, None])
@@ -200,6 +202,7 @@ def check(module: Network) -> Network:
   for key, low, high in (
     ("num_classes", 1, None),
     ("image_size", 1, None),
+    ("head_depth", 1, None),
     ("frozen_blocks", 0, count),
   ):
     value = getattr(module, key)

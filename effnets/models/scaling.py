@@ -56,7 +56,7 @@ def compound(
 
 
 def grid(*, step: float = 0.05, highest: float = 2.0, tolerance: float = 0.1) -> tuple[Base, ...]:
-  """Returns the bases on a grid from 1 to `highest` whose cost is 2, give or take `tolerance`.
+  """Returns the bases on a grid from 1 to `highest` whose cost is 2, less than `tolerance` off.
 
   The paper searches such a grid on the baseline but does not print it; this one is our own.
 
@@ -66,7 +66,7 @@ def grid(*, step: float = 0.05, highest: float = 2.0, tolerance: float = 0.1) ->
   count = math.floor((highest - 1) / step + 1e-9)
   values = [round(1 + index * step, 9) for index in range(count + 1)]
   bases = (Base(*factors) for factors in itertools.product(values, repeat=3))
-  return tuple(base for base in bases if abs(base.cost() - 2) <= tolerance + 1e-9)
+  return tuple(base for base in bases if abs(base.cost() - 2) < tolerance - 1e-9)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,52 @@ def test_scale_and_unroll():
   assert all(row.repeats == 1 for row in unrolled)
 
 
+def test_stages_of_joined_rows():
+  row = blocks.Row("mbconv", 3, 2, 6, 24, 2)
+  rows = (
+    row,
+    dataclasses.replace(row, joined=True, channels=32),
+    dataclasses.replace(row, repeats=3),
+  )
+  assert [len(stage) for stage in blocks.stages(rows)] == [2, 1]
+  assert [len(stage) for stage in blocks.stages(blocks.unroll(rows))] == [4, 3]
+
+
+@pytest.mark.parametrize(
+  "repeats,depth,rounding,scaled",
+  [
+    ((1, 3), 1.2, "nearest", (1, 4)),  # MixNet-XL
+    ((1, 1), 1.2, "nearest", (1, 1)),
+    ((1, 1, 2), 1.2, "up", (1, 2, 2)),  # timm's mobilenetv3_large_150d: 5 in all
+    ((4,), 1.1, "up", (5,)),
+    ((4,), 0.1, "nearest", (1,)),
+  ],
+)
+def test_depth_of_a_stage(repeats, depth, rounding, scaled):
+  stage = [blocks.Row("mbconv", 3, 1, 6, 24, count) for count in repeats]
+  found = blocks.deepen(stage, depth, rounding=rounding)
+  assert tuple(row.repeats for row in found) == scaled
+
+
+def test_what_width_leaves_alone():
+  table = blocks.Table(36, (blocks.Row("mbconv", 3, 1, 9, 36),), 128)
+  assert blocks.scale(table) == table
+  for rule, small, large in (("scaled", 64, 256), ("fixed", 128, 128), ("grown", 128, 256)):
+    chosen = dataclasses.replace(table, head_scaling=rule)
+    assert blocks.scale(chosen, width=0.5).head == small
+    assert blocks.scale(chosen, width=2.0).head == large
+  headless = dataclasses.replace(table, head=0)
+  assert blocks.scale(headless, width=2.0).head == 0
+
+
+def test_ends_of_small_first_and_last_stages_stay():
+  rows = tuple(blocks.Row("mbconv", 3, 1, 6, 24, count) for count in (1, 2, 1))
+  table = blocks.Table(32, rows, 128)
+  for keep, repeats in ((True, (1, 3, 1)), (False, (2, 3, 2))):
+    scaled = blocks.scale(table, depth=1.5, keep_ends=keep)
+    assert tuple(row.repeats for row in scaled.rows) == repeats
+
+
 SQUEEZE = layers.Squeeze(0.25)
 
 
@@ -76,6 +122,31 @@ def test_fractional_expansion_is_rounded():
     blocks.MBConv(row), inputs=(jax.ShapeDtypeStruct((1, 4, 4, 80), np.float32),)
   )
   assert shapes["params"]["expand"]["conv"]["kernel"].shape == (1, 1, 80, 184)
+
+
+def test_whole_expansion_of_odd_channels_stays():
+  # MnasNet-d1: 9 times 36 channels are 324, no multiple of 8.
+  shapes = initialize.abstract(
+    blocks.MBConv(blocks.Row("mbconv", 3, 1, 9, 36)),
+    inputs=(jax.ShapeDtypeStruct((1, 4, 4, 36), np.float32),),
+  )
+  assert shapes["params"]["expand"]["conv"]["kernel"].shape == (1, 1, 36, 324)
+
+
+def test_inner_ends_are_before_the_squeeze():
+  x = np.random.default_rng(0).standard_normal((1, 4, 4, 8)).astype(np.float32)
+  block = blocks.MBConv(blocks.Row("mbconv", 3, 1, 2, 8, 1, SQUEEZE, "relu"))
+  variables = initialize.init(block, 0, inputs=(x,))
+  _, inner = jax.jit(lambda v, x: block.apply(v, x, method="ends"))(variables, x)
+  # Running moments are 0 and 1 at the start, epsilon 1e-3.
+  kernel = variables["params"]["expand"]["conv"]["kernel"][0, 0]
+  expand = np.maximum(x @ kernel / np.sqrt(1 + 1e-3), 0)
+  np.testing.assert_allclose(inner["expand"], expand, rtol=1e-4, atol=1e-5)
+  kernel = variables["params"]["depthwise"]["conv"]["kernel"][:, :, 0]
+  wide = np.pad(expand, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  taps = sum(wide[:, i : i + 4, j : j + 4] * kernel[i, j] for i in range(3) for j in range(3))
+  want = np.maximum(taps / np.sqrt(1 + 1e-3), 0)
+  np.testing.assert_allclose(inner["depthwise"], want, rtol=1e-4, atol=1e-5)
 
 
 def test_dropped_examples_keep_their_input(getkey):

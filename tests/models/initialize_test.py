@@ -97,6 +97,8 @@ def test_linen_init_agrees_in_shape():
   [
     (initialize.Normal(0.5), 0.5),
     (initialize.Uniform(0.3), 0.3 / math.sqrt(3)),
+    # A normal cut at two deviations: 0.8796 of its deviation is left.
+    (initialize.Truncated(0.5), 0.5 * 0.8796),
     (initialize.Constant(2.0), 0.0),
   ],
 )
@@ -108,6 +110,18 @@ def test_both_ways_of_drawing(getkey, initializer, std):
     assert values.dtype == np.float32 and values.shape == (200, 200)
     assert values.std() == pytest.approx(std, rel=0.02)
     assert values.mean() == pytest.approx(mean, abs=0.01)
+
+
+def test_mobilenetv3_starts_truncated():
+  kernels = [
+    leaf
+    for path, leaf in _flat(models.init(models.create("mobilenetv3_small", 10), 0)).items()
+    if "'kernel'" in path
+  ]
+  highest = max(abs(leaf).max() for leaf in kernels)
+  assert 1.99 * 0.008 < highest <= 2 * 0.008
+  whole = np.concatenate([leaf.ravel() for leaf in kernels])
+  assert whole.std() == pytest.approx(0.008 * 0.8796, rel=0.01)
 
 
 def test_a_leaf_without_initialiser_is_refused():

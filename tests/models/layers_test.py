@@ -38,6 +38,77 @@ def test_conv_pads_as_asked(getkey, padding, size, pads):
   np.testing.assert_allclose(layer.apply({"params": params}, x), want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  "channels,parts,how,sizes",
+  [
+    (144, 3, "equal", (48, 48, 48)),
+    (624, 5, "equal", (128, 124, 124, 124, 124)),
+    (96, 5, "equal", (20, 19, 19, 19, 19)),
+    (576, 5, "equal", (116, 115, 115, 115, 115)),
+    (30, 4, "equal", (9, 7, 7, 7)),
+    (32, 4, "exponential", (16, 8, 4, 4)),
+    (96, 4, "exponential", (48, 24, 12, 12)),
+    (960, 4, "exponential", (480, 240, 120, 120)),
+    (144, 4, "exponential", (72, 36, 18, 18)),
+    (7, 1, "exponential", (7,)),
+  ],
+)
+def test_partition(channels, parts, how, sizes):
+  assert layers.partition(channels, parts, how) == sizes
+
+
+@pytest.mark.parametrize("arguments,words", [((8, 2, "even"), "'even'"), ((4, 5), "do not make 5")])
+def test_impossible_partition(arguments, words):
+  with pytest.raises(ValueError, match=words):
+    layers.partition(*arguments)
+
+
+@pytest.mark.parametrize(
+  "stride,size,padding", [(1, 7, "SAME"), (2, 8, "SAME"), (2, 7, "SYMMETRIC")]
+)
+def test_mixed_convolution_is_one_with_embedded_kernels(stride, size, padding):
+  # Zeros around the small kernels make one depthwise convolution of the largest size.
+  kernels, channels = (3, 5, 7), 10
+  x = np.random.default_rng(0).standard_normal((2, size, size, channels)).astype(np.float32)
+  settings = layers.Settings(padding=padding, plain=True)
+  layer = layers.SplitConv(channels, kernels, stride, settings=settings)
+  params = initialize.init(layer, 1, inputs=(x,))["params"]
+  embedded = np.zeros((7, 7, 1, channels), np.float32)
+  start = 0
+  for index, taps in enumerate(kernels):
+    kernel, low = params[str(index)]["kernel"], (7 - taps) // 2
+    stop = start + kernel.shape[3]
+    embedded[low : low + taps, low : low + taps, :, start:stop] = kernel
+    start = stop
+  assert start == channels
+
+  @jax.jit
+  def both(params, embedded, x):
+    whole = ops.conv(x, embedded, stride=stride, groups=channels, padding=padding, plain=True)
+    return layer.apply({"params": params}, x), whole
+
+  np.testing.assert_allclose(*both(params, embedded, x), rtol=1e-4, atol=1e-5)
+
+
+def test_grouped_pointwise_convolution():
+  x = np.random.default_rng(0).standard_normal((2, 3, 3, 9)).astype(np.float32)
+  layer = layers.SplitConv(6, (1, 1), depthwise=False)
+  params = initialize.init(layer, 1, inputs=(x,))["params"]
+  assert [params[i]["kernel"].shape for i in ("0", "1")] == [(1, 1, 5, 3), (1, 1, 4, 3)]
+  want = [x[..., :5] @ params["0"]["kernel"][0, 0], x[..., 5:] @ params["1"]["kernel"][0, 0]]
+  got = jax.jit(layer.apply)({"params": params}, x)
+  np.testing.assert_allclose(got, np.concatenate(want, -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride,taps", [(1, (3, 3, 3)), (2, (3, 5, 7))])
+def test_dilated_form_keeps_the_span(stride, taps):
+  layer = layers.SplitConv(6, (3, 5, 7), stride, dilated=True)
+  x = jax.ShapeDtypeStruct((1, 9, 9, 6), jnp.float32)
+  params = initialize.abstract(layer, inputs=(x,))["params"]
+  assert tuple(params[str(i)]["kernel"].shape[0] for i in range(3)) == taps
+  assert [layers.spread(k, 1) for k in (3, 5, 11)] == [(3, 1), (3, 2), (3, 5)]
+
+
 @pytest.mark.parametrize("images,momentum", [(None, 0.9), (2, 0.9), (1, 0.0)])
 def test_batch_norm_in_training(getkey, images, momentum):
   x = 3 * np.asarray(jax.random.normal(getkey("x"), (4, 3, 3, 5))) + 1
