@@ -8,7 +8,7 @@ Source: huggingface/pytorch-image-models, default configurations of version 1.0.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -226,6 +226,11 @@ _add_v3(
     "miil_in21k": _prepare(224, 0.875, "bilinear", _NONE),
   },
 )
+_add(
+  "mobilenetv3_large_150d",
+  "mobilenetv3_large_150d",
+  {"ra4_e3600_r256_in1k": _prepare(256, 0.95, "bilinear", _HALF)},
+)
 
 
 def _early_v3(num_classes: int) -> nn.Module:
@@ -300,19 +305,17 @@ def architectures() -> Mapping[str, Architecture]:
   return _ARCHITECTURES
 
 
-def _full_names() -> Iterable[str]:
-  for base, architecture in _ARCHITECTURES.items():
-    for tag in architecture.tags:
-      yield WeightSet(base, tag, architecture, architecture.tags[tag]).name
-
-
 def list_weights() -> list[str]:
-  """Returns the name of every weight set, tag included.
+  """Returns the name of every architecture's weight sets, tag included where there is one.
 
   >>> [name for name in list_weights() if name.startswith("tf_efficientnet_b8")]
   ['tf_efficientnet_b8.ap_in1k', 'tf_efficientnet_b8.ra_in1k']
   """
-  return sorted(_full_names())
+  return sorted(
+    f"{base}.{tag}".rstrip(".")
+    for base, architecture in _ARCHITECTURES.items()
+    for tag in architecture.tags
+  )
 
 
 def find(name: str) -> WeightSet:
@@ -333,6 +336,6 @@ def find(name: str) -> WeightSet:
   if tag in ("", "untrained"):
     tag = next(iter(architecture.tags))
   if tag not in architecture.tags:
-    full = [n for n in _full_names() if n.partition(".")[0] == base]
-    raise errors.unknown("weights name", name, f"a weight set of {base}", full)
+    known = [full for full in list_weights() if full.partition(".")[0] == base]
+    raise errors.unknown("weights name", name, f"a weight set of {base}", known)
   return WeightSet(base, tag, architecture, architecture.tags[tag])

@@ -103,7 +103,7 @@ def _mobile(module: nn.Module) -> Iterator[Tensor]:
       index += 1
   if module.hidden:
     # The convolution before the pool is a last stage there, and the hidden layer is the head.
-    for block in range(getattr(module, "head_depth", 1) if module.head else 0):
+    for block in range(module.head_depth if module.head else 0):
       name, path = f"blocks.{len(stages)}.{block}", f"head_{block}" if block else "head"
       yield from _conv(f"{name}.conv", path)
       yield from _norm(f"{name}.bn1", path, channels=module.head)
