@@ -1,8 +1,8 @@
 """Imported networks against outputs of timm.
 
-data/timm_<model>.npz holds all logits at 96 pixels, data/timm_1.0.31.json every fiftieth logit at 97
-pixels, where padding rules show at each stride, of every architecture up to b5 and ResNet-152. Both
-are from timm 1.0.31 in float64, with the weights and images of data/recipe.py.
+data/timm_<model>.npz holds all logits at 96 pixels, data/timm_1.0.31.json every fiftieth one at
+97 pixels, where padding rules show at each stride, of all architectures up to b5 and ResNet-152.
+Both are from timm 1.0.31 in float64, with the weights and images of data/recipe.py.
 """
 
 import json
