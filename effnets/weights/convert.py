@@ -1,0 +1,297 @@
+"""State dicts of timm to variables of ours, and back."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+from absl import logging
+
+from effnets import errors, models
+from effnets.weights import catalog, files, layout
+
+_HEADS = ("classifier", "fc")
+# Shapes of parameters do not depend on it; a small one traces as well as the real one.
+_IMAGE_SIZE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What became of the tensors of an imported state dict.
+
+  name: the weight set, tag included. loaded: how many tensors were taken.
+  missing: tensors that the network needs and the state dict has not; they have initial values.
+  leftover: tensors of the state dict that the network has no place for.
+  replaced: tensors of the classifier that gave way to a new one with other classes.
+  Step counters of norms (`num_batches_tracked`) are not mentioned.
+  """
+
+  name: str
+  loaded: int
+  missing: tuple[str, ...] = ()
+  leftover: tuple[str, ...] = ()
+  replaced: tuple[str, ...] = ()
+
+  @property
+  def complete(self) -> bool:
+    """Whether every tensor found its place."""
+    return not (self.missing or self.leftover or self.replaced)
+
+  def __str__(self) -> str:
+    parts = [f"{self.name}: {self.loaded} tensors loaded"]
+    for key in ("missing", "leftover", "replaced"):
+      names = getattr(self, key)
+      if names:
+        parts.append(f"{len(names)} {key} ({', '.join(names)})")
+    return "; ".join(parts)
+
+
+class Imported(NamedTuple):
+  """A network with somebody's weights.
+
+  module: with everything that belongs to the weight set: padding, epsilon, block rules, classes.
+  variables: float32 NumPy arrays. preprocessing: of pictures for evaluation.
+  """
+
+  module: nn.Module
+  variables: dict[str, Any]
+  preprocessing: catalog.Preprocessing
+  report: Report
+
+
+def _counter(name: str) -> bool:
+  return name.endswith("num_batches_tracked")
+
+
+def _arrays(name: str, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns the tensors as arrays, without step counters and the prefix of a parallel wrapper."""
+  if not isinstance(state_dict, Mapping) or not state_dict:
+    raise errors.UserError(
+      f"weights {name!r}: a state dict of tensors by name was expected, not "
+      f"{'an empty one' if isinstance(state_dict, Mapping) else type(state_dict).__name__}."
+    )
+  prefix = "module." if all(str(key).startswith("module.") for key in state_dict) else ""
+  arrays = {}
+  for key, value in state_dict.items():
+    key = str(key).removeprefix(prefix)
+    if _counter(key):
+      continue
+    if hasattr(value, "detach"):  # a PyTorch tensor, on any device, of any type
+      value = value.detach().cpu().float().numpy()
+    value = np.asarray(value)
+    try:
+      arrays[key] = value.astype(np.float32, copy=False)
+    except (TypeError, ValueError) as error:
+      raise errors.UserError(
+        f"weights {name!r}: {key} holds {value.dtype} values, not numbers."
+      ) from error
+  return arrays
+
+
+def _shapes(module: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
+  found: dict[tuple[str, ...], tuple[int, ...]] = {}
+
+  def visit(tree: Mapping[str, Any], *path: str) -> None:
+    for name, value in tree.items():
+      if isinstance(value, Mapping):
+        visit(value, *path, name)
+      else:
+        found[*path, name] = tuple(value.shape)
+
+  visit(models.abstract(module, _IMAGE_SIZE))
+  return found
+
+
+def _get(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
+  for name in path:
+    tree = tree[name]
+  return tree
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+  for name in path[:-1]:
+    tree = tree.setdefault(name, {})
+  tree[path[-1]] = value
+
+
+def _twins(arrays: Mapping[str, np.ndarray]) -> list[str]:
+  """Returns the architectures to which a state dict may belong, by names and channels."""
+  shapes, found = {name: value.shape for name, value in arrays.items()}, []
+  for base, architecture in catalog.architectures().items():
+    needed = [
+      tensor
+      for tensor in layout.tensors(architecture.create(1000))
+      if tensor.kind != "counter" and tensor.name not in architecture.absent
+    ]
+    if {tensor.name for tensor in needed} == set(shapes) and all(
+      tensor.channels is None or shapes[tensor.name][:1] == (tensor.channels,) for tensor in needed
+    ):
+      found.append(base)
+  return found
+
+
+def _listed(items: Sequence[str], *, sep: str = ", ", count: int = 4) -> str:
+  more = f"{sep}and {len(items) - count} more" if len(items) > count else ""
+  return sep.join(items[:count]) + more
+
+
+def _classes(arrays: Mapping[str, np.ndarray]) -> int | None:
+  """Returns the classes of a state dict's classifier, or None if it has none."""
+  kernels = [arrays[f"{head}.weight"] for head in _HEADS if f"{head}.weight" in arrays]
+  return len(kernels[0]) if kernels and kernels[0].ndim == 2 else None
+
+
+def _check(
+  entry: catalog.WeightSet,
+  arrays: Mapping[str, np.ndarray],
+  shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+  """Checks that the arrays belong to the network whose tensors have `shapes`.
+
+  Raises: UserError.
+  """
+  common = [name for name in shapes if name in arrays]
+  wrong = [name for name in common if arrays[name].shape != shapes[name]]
+  if not wrong and len(common) == len(shapes) == len(arrays):
+    return
+  twins = _twins(arrays)
+  if twins and entry.base not in twins:
+    raise errors.UserError(
+      f"weights {entry.name!r}: this is the state dict of another network, "
+      f"{' or '.join(map(repr, twins))}. Give that name."
+    )
+  if len(common) - len(wrong) < len(shapes) / 2:
+    raise errors.UserError(
+      f"weights {entry.name!r}: this is the state dict of another network: "
+      f"{len(common) - len(wrong)} of the {len(shapes)} tensors needed are in it, and it has "
+      f"{len(arrays)}, such as {_listed(list(arrays))}."
+    )
+  if wrong:
+    told = [f"{name} has shape {arrays[name].shape}, needed is {shapes[name]}" for name in wrong]
+    raise errors.UserError(f"weights {entry.name!r}: {_listed(told, sep='; ')}.")
+
+
+def from_timm(
+  name: str,
+  state_dict: Mapping[str, Any],
+  *,
+  num_classes: int | None = None,
+  replace_head: bool = False,
+  seed: int = 0,
+) -> Imported:
+  """Returns a weight set of timm as a module of ours and its variables.
+
+  Args:
+    name: as timm spells it, tag optional: `tf_efficientnet_b0.ns_jft_in1k`.
+    state_dict: tensors by name, of NumPy, JAX or PyTorch.
+    num_classes: that the module should have; None for those of the state dict.
+    replace_head: whether a classifier with other classes may be dropped for a new one.
+    seed: of the values of a new classifier, and of missing tensors.
+  Raises:
+    UserError for an unknown name, the state dict of another network, a tensor of the wrong shape,
+    or other classes without `replace_head`.
+  """
+  entry = catalog.find(name)
+  arrays = _arrays(entry.name, state_dict)
+  given = _classes(arrays)
+  classes = num_classes or given or 1000
+  if given not in (None, classes) and not replace_head:
+    raise errors.UserError(
+      f"weights {entry.name!r}: their classifier has {given} classes, num_classes={classes} was "
+      "asked for; replace_head=True drops it for a new one, num_classes=None keeps it."
+    )
+  module = entry.architecture.create(given or classes)
+  tensors = [tensor for tensor in layout.tensors(module) if tensor.kind != "counter"]
+  leaves, absent = _shapes(module), entry.architecture.absent
+  shapes = {t.name: t.theirs(leaves[t.path]) for t in tensors if t.name not in absent}
+  _check(entry, arrays, shapes)
+
+  replaced = set()
+  if given not in (None, classes):
+    module = entry.architecture.create(classes)
+    replaced = {t.name for t in tensors if t.path[1] == "classifier"}
+  missing = tuple(key for key in shapes if key not in arrays)
+  initial = models.init(module, seed, image_size=_IMAGE_SIZE) if missing or replaced else {}
+  variables: dict[str, Any] = {}
+  for tensor in tensors:
+    if tensor.name in absent:
+      value = np.zeros(leaves[tensor.path], np.float32)
+    elif tensor.name in replaced or tensor.name not in arrays:
+      value = _get(initial, tensor.path)
+    else:
+      value = tensor.to_ours(arrays[tensor.name])
+    _put(variables, tensor.path, value)
+  report = Report(
+    name=entry.name,
+    loaded=len(shapes) - len(missing) - len(replaced.difference(missing)),
+    missing=missing,
+    leftover=tuple(key for key in arrays if key not in shapes),
+    replaced=tuple(key for key in shapes if key in replaced and key in arrays),
+  )
+  if not report.complete:
+    logging.warning("%s", report)
+  return Imported(module, variables, entry.preprocessing, report)
+
+
+def to_timm(module: nn.Module | str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns variables as timm's state dict: float32, its names, layouts and order.
+
+  Args:
+    module: the network, or the name of a weight set of timm's.
+    variables: `params` and `batch_stats`. Norms' step counters, which we have not, are 0.
+  Raises: UserError if the variables are not those of the module, naming what differs.
+  """
+  absent: frozenset[str] = frozenset()
+  if isinstance(module, str):
+    architecture = catalog.find(module).architecture
+    absent = architecture.absent
+    try:
+      classes = np.shape(variables["params"]["classifier"]["bias"])[0]
+    except (KeyError, IndexError, TypeError) as error:
+      raise errors.UserError(
+        f"variables have no params/classifier/bias, so they are none of {module!r}."
+      ) from error
+    module = architecture.create(classes)
+  leaves, state_dict, wrong, used = _shapes(module), {}, [], set()
+  for tensor in layout.tensors(module):
+    if tensor.kind == "counter":
+      state_dict[tensor.name] = np.zeros((), np.int64)
+      continue
+    used.add(tensor.path)
+    try:
+      value = _get(variables, tensor.path)
+      shape = tuple(np.shape(value))
+    except (KeyError, TypeError):
+      shape = None
+    if shape != leaves[tensor.path]:
+      found = "is missing" if shape is None else f"has shape {shape}"
+      wrong.append(f"{'/'.join(tensor.path)} {found}, needed is {leaves[tensor.path]}")
+    elif tensor.name not in absent:
+      state_dict[tensor.name] = tensor.to_theirs(value)
+  wrong += [f"{'/'.join(path)} has no name in timm" for path in leaves if path not in used]
+  if wrong:
+    raise errors.UserError(f"variables do not fit the module: {_listed(wrong, sep='; ')}.")
+  return state_dict
+
+
+def load(
+  name: str,
+  source: str | os.PathLike[str],
+  *,
+  num_classes: int | None = None,
+  replace_head: bool = False,
+  seed: int = 0,
+) -> Imported:
+  """Returns a weight set that is in a file or on the Hugging Face hub.
+
+  Args:
+    name: in the source's spelling, tag included: `tf_efficientnet_b0.ns_jft_in1k`.
+    source: see `files.read`. The others: see `from_timm`.
+  Raises: UserError as `files.read` and `from_timm`; for a wrong name before anything is read.
+  """
+  catalog.find(name)
+  return from_timm(
+    name, files.read(source), num_classes=num_classes, replace_head=replace_head, seed=seed
+  )
