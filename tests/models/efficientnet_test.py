@@ -335,7 +335,7 @@ def _oracle_variables(module, gain):
 
 @functools.cache
 def _oracle():
-  path = pathlib.Path(__file__).parent / "data" / "timm_tf_efficientnet_b0.npz"
+  path = pathlib.Path(__file__).parent.parent / "oracle" / "timm_tf_efficientnet_b0.npz"
   with np.load(path) as file:
     return {name: file[name] for name in file.files}
 

@@ -160,7 +160,7 @@ def timm_names(module, shapes):
 
 def assert_equals_timm(module, file, *, tolerance=1e-4):
   """Compares names, shapes, logits and pooled features with `data/<file>.npz`."""
-  with np.load(pathlib.Path(__file__).parent / "data" / f"{file}.npz") as stored:
+  with np.load(pathlib.Path(__file__).parent.parent / "oracle" / f"{file}.npz") as stored:
     oracle = {name: stored[name] for name in stored.files}
   shapes = models.abstract(module, 64)
   names = timm_names(module, shapes)

@@ -5,7 +5,7 @@ import pytest
 
 from effnets import errors, models, weights
 from effnets.weights import catalog, convert, layout
-from tests.weights.data import recipe
+from tests.oracle import recipe
 
 NAME = "mobilenetv3_small_050"
 

@@ -2,7 +2,7 @@
 
 data/timm_<model>.npz holds all logits at 96 pixels, data/timm_1.0.31.json every fiftieth one at
 97 pixels, where padding rules show at each stride, of all architectures up to b5 and ResNet-152.
-Both are from timm 1.0.31 in float64, with the weights and images of data/recipe.py.
+Both are from timm 1.0.31 in float64, with the weights and images of tests/oracle/recipe.py.
 """
 
 import json
@@ -15,9 +15,10 @@ import pytest
 
 from effnets import weights
 from effnets.weights import catalog, convert, layout
-from tests.weights.data import recipe
+from tests.oracle import recipe
 
 DATA = pathlib.Path(__file__).parent / "data"
+ORACLE = pathlib.Path(__file__).parent.parent / "oracle"
 TIMM = json.loads((DATA / "timm_1.0.31.json").read_text())
 # What is left is the rounding of float32; a wrong pixel or epsilon is 1e-2.
 _TOLERANCE = 1e-5
@@ -51,7 +52,7 @@ def _assert_equal(state_dict, expected):
   ],
 )
 def test_outputs_and_round_trip(name, plain):
-  with np.load(DATA / f"timm_{name}.npz") as stored:
+  with np.load(ORACLE / f"timm_{name}.npz") as stored:
     reference = {key: stored[key] for key in stored.files}
   state_dict = _fill(json.loads(str(reference["names"])), float(reference["gain"]))
   loaded = weights.from_timm(name, state_dict)
