@@ -140,6 +140,7 @@ def test_a_run_and_its_evaluation(tmp_path):
     "config.json",
     "events.jsonl",
     "metrics.jsonl",
+    "parameters.txt",
     "plots",
     "result.json",
   }

@@ -240,7 +240,7 @@ def test_plain_has_forward_mode_and_own_rules_say_they_have_not():
   [
     ((1, 4, 4, 6), (3, 3, 6, 2), {"groups": 4}, "4 group"),
     ((1, 4, 4, 6), (3, 3, 2, 2), {}, "does not fit"),
-    ((1, 4, 4, 6), (3, 3, 6, 2), {"padding": "same"}, "'same' is none of"),
+    ((1, 4, 4, 6), (3, 3, 6, 2), {"padding": "round"}, "is none of"),
     ((1, 4, 4, 6), (3, 3, 6, 2), {"stride": 0}, "stride=0"),
     ((1, 4, 4, 6), (7, 7, 6, 2), {"padding": "VALID"}, "exceeds images"),
     ((4, 4, 6), (3, 3, 6, 2), {}, "NHWC"),

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from effnets import errors, training
+from effnets import errors, evaluation, training
 from effnets.training import signals
 from tests.training import tiny
 
-FIGURES = {"top1", "top5", "mean_per_class", "cross_entropy", "calibration_error"}
+FIGURES = set(evaluation.CLASSIFICATION_FIGURES)
 
 
 def test_a_run_leaves_its_figures(unbroken):
