@@ -218,12 +218,14 @@ def _read(config, key):
       raise errors.UserError(
         f"{key}.{field}={value!r}: optimizers have no such field. Nearest: {near}."
       )
-    # None means "not given": a config may list the fields of several optimizers.
-    if value is not None and field not in defaults:
-      raise errors.UserError(
-        f"{key}.{field}={value!r} has no effect on {name!r}; set it to None. "
-        f"Fields of {name!r}: {', '.join(sorted(defaults))}."
-      )
+  # None means "not given": a config may list the fields of several optimizers.
+  idle = [field for field, value in config.items() if value is not None and field not in defaults]
+  if idle:
+    raise errors.UserError(
+      f"{key}.{idle[0]}={config[idle[0]]!r} has no effect on {name!r}; set to None what belongs to "
+      f"others: {' '.join(f'--{key}.{field}=None' for field in idle)}. "
+      f"Fields of {name!r}: {', '.join(sorted(defaults))}."
+    )
   values = {f: d if config.get(f) is None else config[f] for f, d in defaults.items()}
   values["name"] = name
 

@@ -240,3 +240,10 @@ def test_coupled_decay_is_the_gradient_of_the_loss_term():
 
   expected = jax.tree.map(jnp.add, GRADS, jax.grad(term)(PARAMS))
   check(optimizers.add_coupled_decay(GRADS, PARAMS, 0.3), expected)
+
+
+def test_every_field_of_another_optimizer_is_named_at_once():
+  config = {"name": "adamw", "decay": 0.9, "momentum": 0.9, "eps": 1e-3}
+  message = r"--config.optimizer.decay=None --config.optimizer.momentum=None\. "
+  with pytest.raises(errors.UserError, match=message):
+    optimizers.create(config, lambda step: 0.1)
