@@ -129,6 +129,7 @@ def _assert_close(got, want, tolerance):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance * floor), got, want)
 
 
+@pytest.mark.slow
 def test_rematerialised_gradients_are_the_same(module, variables, images):
   remat = dataclasses.replace(module, remat="block")
   both = [_gradients(m, variables, images) for m in (remat, module)]

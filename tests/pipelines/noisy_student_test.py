@@ -241,6 +241,7 @@ def test_the_furthest_model_of_an_unfinished_pipeline(config, tmp_path):
   assert stage == noisy_student.stage_configs(config)["student_1"]
 
 
+@pytest.mark.slow
 def test_hard_labels_have_no_probabilities(tmp_path):
   config = nano_config(kind="hard", per_class=5)
   config.train.steps = 2

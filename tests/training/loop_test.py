@@ -87,6 +87,7 @@ def test_a_run_resumes_on_another_mesh(unbroken, tmp_path, monkeypatch, mesh, ex
     tiny.assert_close(ours, theirs, tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_a_poisoned_weight_is_named_and_nothing_is_lost(unbroken, tmp_path):
   variables = jax.tree.map(np.array, jax.device_get(unbroken.result.variables))
   variables["params"]["block_1"]["expand"]["conv"]["kernel"][0, 0, 2, 3] = np.nan

@@ -67,6 +67,7 @@ def kill(workdir, moment):
   return ran
 
 
+@pytest.mark.slow
 def test_killed_while_writing_a_checkpoint_and_resumed_is_unbroken(unbroken, tmp_path):
   assert kill(tmp_path, lambda child: wait_for(child, writing(tmp_path, 3)))
   assert not saved(tmp_path, 12)()
@@ -88,6 +89,7 @@ def test_killed_again_and_again_is_unbroken(unbroken, tmp_path):
   check_equal_to(unbroken, tmp_path, training.train(config(), tmp_path))
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_cleanly_and_the_run_resumes(unbroken, tmp_path):
   child = tiny.start(tmp_path, EVALUATE_OFTEN, arg=OFTEN)
   wait_for(child, saved(tmp_path, 2))

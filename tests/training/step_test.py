@@ -93,9 +93,8 @@ def test_averages_follow_the_weights():
 
 
 # Noisy Student sheet, check 12. Six devices: a mean over them of equal numbers is not always equal.
-@pytest.mark.parametrize(
-  ("execution", "devices"), [("shard_map", 6), pytest.param("jit", 8, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("execution", "devices"), [("shard_map", 6), ("jit", 8)])
+@pytest.mark.slow
 def test_frozen_blocks_stay_bit_for_bit(execution, devices):
   made = trainer(execution, devices, frozen_blocks=1)
   current, _ = made.run(2)
