@@ -45,6 +45,7 @@ def test_a_finished_run_trains_nothing_and_reports_nothing_twice(unbroken):
   tiny.assert_same_bits(again.variables, result.variables)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_equals_unbroken_bit_for_bit(unbroken, tmp_path, monkeypatch):
   whole, result, _ = unbroken
   asked = signals.StopSignal.requested

@@ -48,7 +48,7 @@ def _assert_equal(state_dict, expected):
     ("tf_efficientnet_b0", False),
     ("semnasnet_100", True),
     ("tf_mobilenetv3_large_100", True),
-    ("tf_mixnet_s", True),
+    pytest.param("tf_mixnet_s", True, marks=pytest.mark.slow),
   ],
 )
 def test_outputs_and_round_trip(name, plain):
