@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import pathlib
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import pytest
 
 from effnets import errors, models
 from effnets.models import blocks, counting
+from tests.oracle import recipe
 
 # name: params, without the dense layer, norm scales and shifts, {size: MAdds}. From the official
 # code by way of three independent counters; l0 and l1 from the published widths.
@@ -277,20 +277,6 @@ def test_golden_forward_pass(name):
 # A second implementation: timm in float64, on tensors that follow from their names.
 
 
-def _oracle_tensor(name, shape, gain):
-  rng = np.random.default_rng(zlib.crc32(name.encode()))
-  if name.endswith("running_mean"):
-    return 0.1 * rng.standard_normal(shape)
-  if name.endswith("running_var"):
-    return rng.uniform(0.5, 1.5, shape)
-  if len(shape) == 1 and name.endswith("weight"):
-    return rng.uniform(0.8, 1.2, shape)
-  if len(shape) == 1:
-    return 0.1 * rng.standard_normal(shape) + 2.0 * name.endswith("se.conv_expand.bias")
-  variance = gain if len(shape) == 4 and ".se." not in name else 1.0
-  return rng.standard_normal(shape) * np.sqrt(variance / math.prod(shape[1:]))
-
-
 def _oracle_variables(module, gain):
   shapes = models.abstract(module, 64)
   stages = [(s, r) for s, row in enumerate(module.rows) for r in range(row.repeats)]
@@ -324,11 +310,11 @@ def _oracle_variables(module, gain):
     else:
       prefix = conv_norm(shapes["params"], names)[names[-1] == "norm"]
     if leaf_name != "kernel":
-      return _oracle_tensor(f"{prefix}.{last[leaf_name]}", leaf.shape, gain).astype(np.float32)
+      return recipe.tensor(f"{prefix}.{last[leaf_name]}", leaf.shape, gain).astype(np.float32)
     order = (3, 2, 0, 1) if len(leaf.shape) == 4 else (1, 0)
     shape = tuple(leaf.shape[axis] for axis in order)
     back = (2, 3, 1, 0) if len(leaf.shape) == 4 else (1, 0)
-    return _oracle_tensor(f"{prefix}.weight", shape, gain).transpose(back).astype(np.float32)
+    return recipe.tensor(f"{prefix}.weight", shape, gain).transpose(back).astype(np.float32)
 
   return jax.tree_util.tree_map_with_path(value, shapes)
 

@@ -8,13 +8,13 @@ timm's outputs in float64).
 import json
 import math
 import pathlib
-import zlib
 
 import jax
 import numpy as np
 
 from effnets import models
 from effnets.models import blocks
+from tests.oracle import recipe
 
 
 def noise(number, shape):
@@ -106,21 +106,6 @@ def assert_golden(module, want, *, place="features", size=224):
 # ---- timm ----------------------------------------------------------------------------------------
 
 
-def timm_tensor(name, shape, gain):
-  """Returns the value of the checkpoint tensor `name`, in PyTorch's layout."""
-  rng = np.random.default_rng(zlib.crc32(name.encode()))
-  if name.endswith("running_mean"):
-    return 0.1 * rng.standard_normal(shape)
-  if name.endswith("running_var"):
-    return rng.uniform(0.5, 1.5, shape)
-  if len(shape) == 1 and name.endswith("weight"):
-    return rng.uniform(0.8, 1.2, shape)
-  if len(shape) == 1:
-    return 0.1 * rng.standard_normal(shape) + 2.0 * name.endswith("se.conv_expand.bias")
-  variance = gain if len(shape) == 4 and ".se." not in name else 1.0
-  return rng.standard_normal(shape) * np.sqrt(variance / math.prod(shape[1:]))
-
-
 def timm_names(module, shapes):
   """Returns timm's name of every leaf, by its path (collection, scopes and leaf)."""
   stages = blocks.stages(blocks.unroll(module.rows))
@@ -172,7 +157,7 @@ def assert_equals_timm(module, file, *, tolerance=1e-4):
     back = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[len(leaf.shape)]
     shape = tuple(leaf.shape[axis] for axis in order)
     found[name] = shape
-    return timm_tensor(name, shape, gain).transpose(back).astype(np.float32)
+    return recipe.tensor(name, shape, gain).transpose(back).astype(np.float32)
 
   variables = jax.tree.map(value, names, shapes)
   stored_names = {n: tuple(s) for n, s in json.loads(str(oracle["names"])) if "num_b" not in n}
