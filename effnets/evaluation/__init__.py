@@ -1,4 +1,5 @@
 """From gathered per-example predictions to figures."""
 
+from effnets.evaluation import comparison as comparison
 from effnets.evaluation.classification import CLASSIFICATION_FIGURES as CLASSIFICATION_FIGURES
 from effnets.evaluation.classification import classification as classification
