@@ -2,6 +2,9 @@
 
 import ml_collections
 
+from effnets import models
+from effnets.pipelines import sweep
+
 
 def efficientnet_imagenet(config: ml_collections.ConfigDict) -> None:
   """Sets data, optimizer, schedule and averaging of the EfficientNet papers' ImageNet runs.
@@ -52,3 +55,41 @@ def small_images(config: ml_collections.ConfigDict, steps: int) -> None:
   config.optimizer.weight_decay = 1e-5
   config.schedule.update({"name": "cosine", "warmup_percent": 10.0})
   config.ema.decay = 0.99
+
+
+def small_clutter(config: ml_collections.ConfigDict, steps: int) -> None:
+  """Sets `cluttered_digits` for `small_images`, where digits are small and lie anywhere.
+
+  The canvas has 64 pixels, so `data.image_size` decides how much of a digit is seen.
+  """
+  small_images(config, steps)
+  config.data.source = "cluttered_digits"
+  config.augment.shift = 0
+
+
+def scaling_grid(
+  config: ml_collections.ConfigDict,
+  *,
+  step: float = 0.05,
+  tolerance: float = 0.1,
+  seeds: tuple[int, ...] = (0,),
+) -> None:
+  """Makes `config` the search for the base of compound scaling: a sweep at coefficient 1.
+
+  Every candidate multiplies depth, width and image size of `config`'s model by its three factors,
+  and so its multiply-adds by about 2; the best one by validation accuracy is the base. Channels are
+  rounded to 8 and blocks up, so small networks get near 2 only, which the ranking tells.
+
+  Args: step, tolerance: of `models.scaling.grid`.
+  Source: Tan and Le 2019, section 3.3, step 1.
+  """
+  own = models.entry(config.model.name).settings() | config.model.to_dict()
+  runs = {}
+  for base in models.scaling.grid(step=step, tolerance=tolerance):
+    factors = models.scaling.compound(1.0, base, image_size=config.data.image_size)
+    percents = (round(100 * factor) for factor in (base.alpha, base.beta, base.gamma))
+    runs["depth{}_width{}_size{}".format(*percents)] = {
+      "model": {name: own[name] * factors[name] for name in ("depth", "width")},
+      "data": {"image_size": factors["image_size"]},
+    }
+  config.pipeline = sweep.settings(runs=runs, seeds=seeds)

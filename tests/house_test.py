@@ -20,6 +20,7 @@ FLOORS = (
   ("tasks", "weights"),
   ("training",),
   ("pipelines",),
+  ("recipes",),
   ("search",),
   ("commands",),
   ("main", "zoo", "card"),
