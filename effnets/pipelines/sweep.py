@@ -84,10 +84,11 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
     counts[name] = models.count(ready.task.module, first.data.image_size)
   parallel.on_first(lambda: workdirs.claim(path, config, free=("pipeline.runs", "pipeline.seeds")))
 
-  finished = {
-    name: [_train(member, seed, path) for seed in member.configs]
-    for name, member in members.items()
-  }
+  # Seed by seed: what a cut sweep leaves can be compared, and only the first seed compiles.
+  finished: dict[str, list[dict[str, Any]]] = {name: [] for name in members}
+  for seed in config.pipeline.seeds:
+    for name, member in members.items():
+      finished[name].append(_train(member, seed, path))
   rows = {
     name: {
       "params": counts[name].params,

@@ -77,7 +77,7 @@ def test_every_run_is_trained_at_every_seed_and_kept(tmp_path, monkeypatch, caps
   config, workdir = nano_config(runs=TWO, seeds=(0, 1)), tmp_path / "run"
   trained = spy(monkeypatch)
   result, printed = run(config, workdir)
-  assert trained == ["fast, seed 0", "fast, seed 1", "plain, seed 0", "plain, seed 1"]
+  assert trained == ["fast, seed 0", "plain, seed 0", "fast, seed 1", "plain, seed 1"]
   for name in TWO:
     tops = []
     for seed in (0, 1):
