@@ -64,7 +64,8 @@ def small_clutter(config: ml_collections.ConfigDict, steps: int) -> None:
   has 64 pixels, so `data.image_size` decides how much of a digit is seen.
   """
   small_images(config, steps)
-  config.data.update({"source": "cluttered_digits", "options": {"clutter": 4}})
+  config.data.source = "cluttered_digits"
+  config.data.options.update({"clutter": 4, "digits": "large"})
   config.augment.shift = 0
   config.model.update({"dropout_rate": 0.0, "drop_path_rate": 0.0})
   config.task.label_smoothing = 0.0

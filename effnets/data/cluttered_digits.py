@@ -2,7 +2,8 @@
 
 Each picture is a canvas, 64 pixels wide unless the option says otherwise, with
 
-  - one whole digit of `digits`, which gives the label, 3/16 to 5/16 of the canvas wide;
+  - one whole digit of `digits`, which gives the label, 3/16 to 5/16 of the canvas wide, or with
+    `digits="large"` 3/8 to 5/8;
   - `clutter` fragments (default 8): windows of half the width, cut from digits of the same split
     drawn at sizes of the same range; none touches the whole digit's box;
   - white ink on black, or (`background="photos"`) on a part of one of scikit-learn's two sample
@@ -30,28 +31,36 @@ from sklearn import datasets
 from effnets import errors
 from effnets.data import digits, draws, sources
 
-BACKGROUNDS = ("plain", "photos")
-_OPTIONS = ("background", "canvas", "clutter", "copies", "labels")
+# Valid values, the first being the default.
+_WORDS = {"background": ("plain", "photos"), "digits": ("small", "large")}
 # Smallest, largest and default value.
 _WHOLE = {"canvas": (32, 128, 64), "clutter": (0, 64, 8), "copies": (1, 100, 4)}
 _COLUMNS = {"validation": (320, 448), "test": (448, 640)}
 _TRAIN_COLUMNS = (0, 320)
-# Tries to place a fragment beside the digit; the worst canvas has 1 in 3 of them overlap.
+# Tries to place a fragment beside the digit; small digits have at most 1 in 3 of them overlap.
 _TRIES = 20
 
 
 class ClutteredDigits:
-  """One split. canvas: side of the pictures. clutter, copies: see above. photos: ink on photos."""
+  """One split. canvas: side of the pictures. clutter, copies, large: see above. photos: behind."""
 
   num_classes = digits.Digits.num_classes
   class_names = digits.Digits.class_names
 
   def __init__(
-    self, name: str, source: digits.Digits, *, canvas: int, clutter: int, copies: int, photos: bool
+    self,
+    name: str,
+    source: digits.Digits,
+    *,
+    canvas: int,
+    clutter: int,
+    copies: int,
+    photos: bool,
+    large: bool,
   ):
     """Holds `copies` pictures of every digit of `source`."""
     self.name, self.image_size = name, canvas
-    self.clutter, self.copies = clutter, copies
+    self.clutter, self.copies, self._large = clutter, copies, large
     self._source = source
     self._columns = _COLUMNS.get(source.name.partition("/")[2], _TRAIN_COLUMNS) if photos else None
 
@@ -85,8 +94,9 @@ class ClutteredDigits:
     return lambda what: draws.generator(0, f"cluttered_digits/{what}", position)
 
   def _sides(self) -> tuple[int, int]:
-    """Returns the smallest and largest width of a digit, 3/16 and 5/16 of the canvas."""
-    return -(-3 * self.image_size // 16), 5 * self.image_size // 16
+    """Returns the smallest and largest width of a digit in pixels."""
+    canvas = 2 * self.image_size if self._large else self.image_size
+    return -(-3 * canvas // 16), 5 * canvas // 16
 
   def _place(self, index: int) -> tuple[int, int, int]:
     rng = self._draws(index)("place")
@@ -132,11 +142,11 @@ class ClutteredDigits:
 def open_split(
   argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
 ) -> ClutteredDigits:
-  """Returns one split; options `canvas`, `clutter`, `copies`, `background`, `labels` (of `digits`).
+  """Returns one split; options `background`, `canvas`, `clutter`, `copies`, `digits`, `labels`.
 
   Raises: errors.UserError if the split or an option is not one of these.
   """
-  sources.check_options(options, _OPTIONS, kind="cluttered_digits", key=key)
+  sources.check_options(options, (*_WHOLE, *_WORDS, "labels"), kind="cluttered_digits", key=key)
   of_digits = {name: options[name] for name in ("labels",) if name in options}
   source = digits.open_split(argument, split, options=of_digits, key=key, split_key=split_key)
   values = {}
@@ -147,11 +157,12 @@ def open_split(
         f"{key}.options.{name}={value!r} must be a whole number from {low} to {high}; "
         f"default: {default}."
       )
-  background = options.get("background", "plain")
-  if background not in BACKGROUNDS:
-    raise errors.unknown(f"{key}.options.background", background, "a background", BACKGROUNDS)
-  photos = background == "photos"
-  return ClutteredDigits(f"cluttered_digits/{split}", source, photos=photos, **values)
+  for name, valid in _WORDS.items():
+    if options.get(name, valid[0]) not in valid:
+      raise errors.unknown(f"{key}.options.{name}", options[name], "one of its values", valid)
+  values["photos"] = options.get("background") == "photos"
+  values["large"] = options.get("digits") == "large"
+  return ClutteredDigits(f"cluttered_digits/{split}", source, **values)
 
 
 @functools.cache

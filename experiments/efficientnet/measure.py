@@ -60,7 +60,7 @@ def main() -> None:
     ),
     "setting": (
       f"`efficientnet_tiny` at width {BASE_WIDTH} and {BASE_SIZE} pixels (0.418M multiply-adds), "
-      "scaled about fourfold in four ways, on cluttered digits (one whole digit of 12 to 20 "
+      "scaled about fourfold in four ways, on cluttered digits (one whole digit of 24 to 40 "
       "pixels among 4 fragments on a canvas of 64, resized to the model's size; 4,788 training "
       "pictures), 250 steps of batch 32; each seed draws the initial weights and the order anew. "
       "Channels are multiples of 8 and blocks whole, so four times is met within a few percent. "

@@ -37,7 +37,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   configuration.arguments(arg)
   config = configuration.base()
   recipes.small_clutter(config, steps=250)
-  config.data.update({"image_size": IMAGE_SIZE, "options": {"canvas": IMAGE_SIZE, "clutter": 4}})
+  config.data.image_size = IMAGE_SIZE
+  config.data.options = ml_collections.ConfigDict({"canvas": IMAGE_SIZE, "clutter": 4})
   config.model.update({"name": "mobilenetv3_tiny", "width": WIDTH})
   runs = {name: {"model": changes} for name, changes in CHANGES.items()}
   config.pipeline = sweep.settings(runs=runs, seeds=tuple(range(5)))

@@ -166,6 +166,17 @@ def test_options_leave_the_rest_alone():
     assert small.box(index) == large.box(place[int(small._source.indices[index])])
 
 
+def test_large_digits_are_twice_as_wide():
+  source = _open("test", digits="large", clutter=30)
+  for index in range(0, 400, 40):
+    top, left, bottom, right = source.box(index)
+    assert 0 <= top and bottom <= 64 and 0 <= left and right <= 64
+    assert 24 <= bottom - top <= 40
+    box = source[index]["image"][top:bottom, left:right, 0].astype(float)
+    expected = _bilinear(DIGITS.images[source._source.indices[index]], bottom - top)
+    assert np.abs(box - expected).max() <= HALF
+
+
 def test_places_are_uniform():
   source = _open("train", copies=1)
   boxes = np.array([source.box(index) for index in range(len(source))])
@@ -192,7 +203,11 @@ def test_digits_grow_to_any_side(side):
     ({"clutter": -1}, r"options.clutter=-1 must be a whole number from 0 to 64; default: 8"),
     ({"clutter": 1.5}, r"options.clutter=1.5 must be"),
     ({"copies": True}, r"options.copies=True must be a whole number from 1 to 100; default: 4"),
-    ({"background": "photo"}, r"options.background='photo' is not a background. Near.*'photos'"),
+    (
+      {"background": "photo"},
+      r"options.background='photo' is not one of its values. Near.*'photos'",
+    ),
+    ({"digits": "big"}, r"options.digits='big' is not one of its values. Valid: 'large', 'small'"),
     ({"labels": 105}, r"options.labels=105 must be a multiple of 10"),
     ({"canvass": 64}, r"options='canvass' is not an option of cluttered_digits. Near.*'canvas'"),
   ],
