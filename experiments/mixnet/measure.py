@@ -61,9 +61,9 @@ def main() -> None:
     "setting": (
       f"MobileNetV1, a host of the paper's study, at depth {DEPTH} (six separable blocks) with "
       "every depthwise convolution of one kind, and the width that brings its multiply-adds to "
-      f"0.86 million; cluttered digits of {IMAGE_SIZE} pixels (one whole digit of 18 to 30 pixels among 4 fragments, "
-      "4,788 training pictures), 250 steps of batch 32; each seed draws the initial weights and "
-      "the order anew."
+      f"0.86 million; cluttered digits of {IMAGE_SIZE} pixels (one whole digit of 18 to 30 among "
+      "4 fragments, 4,788 training pictures), 250 steps of batch 32 with Adam; each seed draws the "
+      "initial weights and the order anew."
     ),
     "figure": "test top-1",
     **taken,

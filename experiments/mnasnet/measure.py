@@ -52,8 +52,9 @@ def main() -> None:
     "command": "python experiments/mnasnet/measure.py\npython -m effnets.card mnasnet",
     "setting": (
       f"The three published networks at multiplier 0.35 and depth {DEPTH} (8 blocks each), on "
-      f"cluttered digits of {IMAGE_SIZE} pixels (one whole digit of 18 to 30 pixels among 4 fragments, 4,788 training "
-      "pictures), 250 steps of batch 32; each seed draws the initial weights and the order anew."
+      f"cluttered digits of {IMAGE_SIZE} pixels (one whole digit of 18 to 30 among 4 fragments, "
+      "4,788 training pictures), 250 steps of batch 32 with Adam; each seed draws the initial "
+      "weights and the order anew."
     ),
     "figure": "test top-1",
     **card.from_sweep(card.run_sweep(__file__, RUNS), names),
