@@ -65,8 +65,8 @@ def settings(
 def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, Any]:
   """Trains what is missing, prints the ranking and returns what `result.json` holds.
 
-  That is, by run, best first: `params` and `madds` of its model, `overrides`, one value a seed of
-  every figure (`validation_top1`, `test_top1`, ...) and the `seconds`; the `seeds`, the `best` run.
+  That is, by run, best first: `params` and `madds` of its model, `values` on the axes, one value a
+  seed of every figure (`validation_top1`, `test_top1`, ...) and of the `seconds`; `seeds`, `best`.
 
   Raises: UserError for a mistake in any run's config, before the first one starts.
   """
