@@ -134,7 +134,12 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
 """Name -> (function, derivative); swish(z) = z sigmoid(z), hard_sigmoid(z) = relu6(z + 3) / 6."""
 
 # Of those, the ones whose fast form above no other runtime would recognise.
-_TEXTBOOK = {"swish": jax.nn.silu, "sigmoid": jax.nn.sigmoid}
+_TEXTBOOK = {
+  "swish": jax.nn.silu,
+  "sigmoid": jax.nn.sigmoid,
+  "hard_swish": jax.nn.hard_silu,
+  "hard_sigmoid": jax.nn.hard_sigmoid,
+}
 
 
 # ---- The pass over the data ----------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""What is exported: a classifier from uint8 images to logits and probabilities."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from effnets import augment, errors
+
+INPUT, OUTPUTS = "images", ("logits", "probabilities")
+# A program as a function of uint8 images, in its own runtime.
+Run = Callable[[UInt8[np.ndarray, "b h w 3"]], dict[str, Float[np.ndarray, "b k"]]]
+
+_PACKAGES = {  # what pip calls a module, where it is not the module's own name
+  "tensorflow": "tensorflow-cpu",
+  "ai_edge_litert": "ai-edge-litert",
+}
+
+
+def package(name: str, extra: str) -> Any:
+  """Returns the module `name`, which the optional `extra` of effnets installs.
+
+  Raises: UserError that names the extra, if it is not there.
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    top = name.partition(".")[0]
+    raise errors.UserError(
+      f"{_PACKAGES.get(top, top)} is not installed, or not whole ({error}); "
+      f"`pip install 'effnets[{extra}]'` brings all that this format needs."
+    ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A classifier with its weights and the normalisation of its input.
+
+  module: gives logits `b k` of normalised images. variables: of it, host arrays.
+  image_size: pixels of the square input. mean, std: per channel, in shares of the full range.
+  """
+
+  module: nn.Module
+  variables: dict[str, Any]
+  image_size: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """Height, width and channels of an image."""
+    return self.image_size, self.image_size, 3
+
+  def reference(self, images: UInt8[np.ndarray, "b h w 3"]) -> dict[str, np.ndarray]:
+    """Returns what the exported program should give, from the module as it is, on the CPU."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+      outputs = jax.jit(self._apply, static_argnums=0)(
+        _with(self.module, dtype="float32"), self.variables, images
+      )
+    return jax.device_get(outputs)
+
+  def portable(self, variables: dict[str, Any], images: Array) -> dict[str, Float[Array, "b k"]]:
+    """Returns logits and probabilities by whole operations that every runtime has, in float32.
+
+    images: levels in [0, 255], uint8 or float32.
+    """
+    module = _with(self.module, dtype="float32", plain=True, remat="none")
+    return self._apply(module, variables, images)
+
+  def _apply(self, module: nn.Module, variables: dict[str, Any], images: Array) -> dict[str, Array]:
+    normalised = augment.normalize(images, self.mean, self.std)
+    logits = module.apply(variables, normalised, train=False)
+    return {"logits": logits, "probabilities": jax.nn.softmax(logits)}
+
+
+def _with(module: nn.Module, **settings: Any) -> nn.Module:
+  """Returns the module with those of `settings` that it has."""
+  return module.clone(**{k: v for k, v in settings.items() if hasattr(module, k)})

@@ -1,0 +1,34 @@
+"""StableHLO: a file of `jax.export`, for a CPU, a GPU or a TPU and any batch size."""
+
+import pathlib
+
+import jax
+import numpy as np
+from jax import export
+
+from effnets.weights.programs import base
+
+_PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(program: base.Program, path: pathlib.Path) -> None:
+  """Writes the serialised program, weights inside, to `path`."""
+  (batch,) = export.symbolic_shape("b")
+  images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
+
+  def portable(images):
+    return program.portable(program.variables, images)
+
+  exported = export.export(jax.jit(portable), platforms=_PLATFORMS)(images)
+  path.write_bytes(exported.serialize())
+
+
+def read(path: pathlib.Path) -> base.Run:
+  """Returns the program in `path` as a function of uint8 images, run by JAX on the CPU."""
+  call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+
+  def run(images):
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+      return jax.device_get(call(images))
+
+  return run
