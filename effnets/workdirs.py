@@ -28,6 +28,7 @@ EVALUATION_KEYS = (
   "data",
   "eval_batch_size",
   "evaluation",
+  "export",
   "input",
   "pipeline.labels",
 )
@@ -41,6 +42,7 @@ _TRACES = (
   _CLASS_NAMES,
   "evaluation.json",
   "events.jsonl",
+  "export",
   "parameters.txt",
   "predictions.csv",
   "tb",

@@ -9,7 +9,10 @@ import pathlib
 from collections.abc import Callable
 
 from effnets.weights.programs import base, onnx_file, stablehlo, tensorflow
+from effnets.weights.programs.base import INPUT as INPUT
+from effnets.weights.programs.base import OUTPUTS as OUTPUTS
 from effnets.weights.programs.base import Program as Program
+from effnets.weights.programs.base import Run as Run
 
 
 @dataclasses.dataclass(frozen=True)

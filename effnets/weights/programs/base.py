@@ -1,8 +1,11 @@
 """What is exported: a classifier from uint8 images to logits and probabilities."""
 
+import contextlib
 import dataclasses
 import importlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -22,13 +25,29 @@ _PACKAGES = {  # what pip calls a module, where it is not the module's own name
 }
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+  """Drops what compiled libraries write to the error stream, which no setting silences."""
+  sys.stderr.flush()
+  kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, 2)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 2)
+    for number in (kept, nowhere):
+      os.close(number)
+
+
 def package(name: str, extra: str) -> Any:
   """Returns the module `name`, which the optional `extra` of effnets installs.
 
   Raises: UserError that names the extra, if it is not there.
   """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it as it is imported
   try:
-    return importlib.import_module(name)
+    with quiet():
+      return importlib.import_module(name)
   except ImportError as error:
     top = name.partition(".")[0]
     raise errors.UserError(
@@ -56,13 +75,16 @@ class Program:
     """Height, width and channels of an image."""
     return self.image_size, self.image_size, 3
 
-  def reference(self, images: UInt8[np.ndarray, "b h w 3"]) -> dict[str, np.ndarray]:
-    """Returns what the exported program should give, from the module as it is, on the CPU."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-      outputs = jax.jit(self._apply, static_argnums=0)(
-        _with(self.module, dtype="float32"), self.variables, images
-      )
-    return jax.device_get(outputs)
+  def reference(self) -> Run:
+    """Returns what the exported program should be: the module as it is, in float32, on the CPU."""
+    module = _with(self.module, dtype="float32")
+    compiled = jax.jit(lambda images: self._apply(module, self.variables, images))
+
+    def run(images):
+      with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.device_get(compiled(images))
+
+    return run
 
   def portable(self, variables: dict[str, Any], images: Array) -> dict[str, Float[Array, "b k"]]:
     """Returns logits and probabilities by whole operations that every runtime has, in float32.

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from effnets import errors
@@ -137,7 +136,7 @@ class Graph:
     return Tensor(self.add(op, names), shape, first)
 
 
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat2")
+_CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 _ELEMENTWISE = {
   "abs": "Abs",
   "add": "Add",

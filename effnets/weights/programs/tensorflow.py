@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from effnets import errors
 from effnets.weights.programs import base
 
 
-def tensorflow() -> Any:
-  """Returns the module `tensorflow`, told to keep its start-up notes to itself."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def _tensorflow() -> Any:
+  """Returns the module `tensorflow`. Raises: UserError if it is not installed."""
   return base.package("tensorflow", "tf")
 
 
@@ -21,7 +21,7 @@ def _function(
   program: base.Program, variables: Any, *, batch: int | None, dtype: str, platforms: tuple
 ) -> Any:
   """Returns a traced TensorFlow function of images; batch None takes any number."""
-  tf = tensorflow()
+  tf = _tensorflow()
   jax2tf = base.package("jax.experimental.jax2tf", "tf")
   converted = jax2tf.convert(
     program.portable,
@@ -37,7 +37,7 @@ def _function(
 
 def write_savedmodel(program: base.Program, path: pathlib.Path) -> None:
   """Writes the folder `path`; signature `serving_default`, any batch size."""
-  tf = tensorflow()
+  tf = _tensorflow()
   module = tf.Module()
   # Variables of the model, not constants of its graph, which may not exceed 2 GB.
   module.variables_of_the_network = tf.nest.map_structure(tf.Variable, program.variables)
@@ -48,13 +48,14 @@ def write_savedmodel(program: base.Program, path: pathlib.Path) -> None:
     dtype="uint8",
     platforms=("cpu", "cuda", "tpu"),
   )
-  signatures = {"serving_default": module.predict.get_concrete_function()}
-  tf.saved_model.save(module, str(path), signatures=signatures)
+  with base.quiet():
+    signatures = {"serving_default": module.predict.get_concrete_function()}
+    tf.saved_model.save(module, str(path), signatures=signatures)
 
 
 def read_savedmodel(path: pathlib.Path) -> base.Run:
   """Returns the program in the folder `path` as a function of uint8 images, run by TensorFlow."""
-  tf = tensorflow()
+  tf = _tensorflow()
   loaded = tf.saved_model.load(str(path))
 
   def run(images):
@@ -78,7 +79,7 @@ def write_tflite(
   calibration: gives uint8 batches of that size; with it weights and activations are int8, which
     the ranges that these images show decide, and only the outputs are float32.
   """
-  tf = tensorflow()
+  tf = _tensorflow()
   function = _function(
     program,
     program.variables,
@@ -87,9 +88,11 @@ def write_tflite(
     dtype="float32" if calibration else "uint8",
     platforms=("cpu",),
   )
+  with base.quiet():
+    concrete = function.get_concrete_function()
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
     # Without an object to belong to, a function has no signature in the file.
-    [function.get_concrete_function()],
+    [concrete],
     tf.Module(),
   )
   if calibration:
@@ -99,7 +102,16 @@ def write_tflite(
     converter.representative_dataset = lambda: (
       [batch.astype(np.float32)] for batch in calibration()
     )
-  path.write_bytes(converter.convert())
+  try:
+    with base.quiet():
+      content = converter.convert()
+  except Exception as error:  # the converter has an error of its own for every stage
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    raise errors.UserError(
+      f"config.export.format='tflite': unsupported op in export: {reason[0][:300]}. Export this "
+      "network as stablehlo or savedmodel, which take every operation."
+    ) from error
+  path.write_bytes(content)
 
 
 def read_tflite(path: pathlib.Path) -> base.Run:
@@ -107,12 +119,14 @@ def read_tflite(path: pathlib.Path) -> base.Run:
 
   Batches of another size than the file's are filled up and cut.
   """
-  interpreter = base.package("ai_edge_litert.interpreter", "tf").Interpreter(
-    model_path=str(path), num_threads=os.cpu_count()
-  )
-  (details,) = interpreter.get_input_details()
+  with base.quiet():
+    interpreter = base.package("ai_edge_litert.interpreter", "tf").Interpreter(
+      model_path=str(path), num_threads=os.cpu_count()
+    )
+    (details,) = interpreter.get_input_details()
+    interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner("serving_default")
   size = int(details["shape"][0])
-  runner = interpreter.get_signature_runner("serving_default")
 
   def run(images):
     parts = []
