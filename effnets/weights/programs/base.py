@@ -77,8 +77,7 @@ class Program:
 
   def reference(self) -> Run:
     """Returns what the exported program should be: the module as it is, in float32, on the CPU."""
-    module = _with(self.module, dtype="float32")
-    compiled = jax.jit(lambda images: self._apply(module, self.variables, images))
+    compiled = jax.jit(lambda images: self.outputs(self.variables, images))
 
     def run(images):
       with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -86,20 +85,17 @@ class Program:
 
     return run
 
-  def portable(self, variables: dict[str, Any], images: Array) -> dict[str, Float[Array, "b k"]]:
-    """Returns logits and probabilities by whole operations that every runtime has, in float32.
+  def outputs(
+    self, variables: dict[str, Any], images: Array, *, plain: bool = False
+  ) -> dict[str, Float[Array, "b k"]]:
+    """Returns logits and probabilities, computed in float32.
 
-    images: levels in [0, 255], uint8 or float32.
+    Args:
+      images: levels in [0, 255], uint8 or float32.
+      plain: by whole operations that every runtime has a name for. What is not plain is faster
+        where XLA compiles it.
     """
-    module = _with(self.module, dtype="float32", plain=True, remat="none")
-    return self._apply(module, variables, images)
-
-  def _apply(self, module: nn.Module, variables: dict[str, Any], images: Array) -> dict[str, Array]:
-    normalised = augment.normalize(images, self.mean, self.std)
-    logits = module.apply(variables, normalised, train=False)
+    settings = {"dtype": "float32", "remat": "none", "plain": plain}
+    module = self.module.clone(**{k: v for k, v in settings.items() if hasattr(self.module, k)})
+    logits = module.apply(variables, augment.normalize(images, self.mean, self.std), train=False)
     return {"logits": logits, "probabilities": jax.nn.softmax(logits)}
-
-
-def _with(module: nn.Module, **settings: Any) -> nn.Module:
-  """Returns the module with those of `settings` that it has."""
-  return module.clone(**{k: v for k, v in settings.items() if hasattr(module, k)})

@@ -1,6 +1,8 @@
 """ONNX: the network's operations as nodes of ONNX, for any batch size."""
 
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,61 +20,80 @@ def write(program: base.Program, path: pathlib.Path) -> None:
 
   Raises: UserError for an operation that is not exported, or weights of more than 2 GB.
   """
+  base.package("onnx", "export")
+  (batch,) = export.symbolic_shape("b")
+  images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
+
+  def logits(images):
+    return program.outputs(program.variables, images, plain=True)["logits"]
+
+  path.write_bytes(build(logits, {base.INPUT: images}, "logits", probabilities="probabilities"))
+
+
+def build(
+  function: Callable[..., jax.Array],
+  inputs: Mapping[str, jax.ShapeDtypeStruct],
+  output: str,
+  *,
+  probabilities: str = "",
+) -> bytes:
+  """Returns an ONNX model of a function of arrays, of which one dimension may be symbolic.
+
+  inputs: name and shape of its arguments, in order. output: name of its result.
+  probabilities: name of the result's softmax, as a second output, if there shall be one.
+  Raises: UserError for an operation that is not exported, or weights of more than 2 GB.
+  """
   onnx = base.package("onnx", "export")
-  graph, logits = trace(program)
-  constants = {n for node in graph.nodes for n in node.inputs} & graph.constants.keys()
-  size = sum(graph.constants[name].nbytes for name in constants)
+  closed = jax.make_jaxpr(function)(*inputs.values())
+  graph = onnx_graph.Graph()
+  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    (result,) = graph.trace(
+      closed, [onnx_graph.Tensor(name, struct.shape) for name, struct in inputs.items()]
+    )
+  result = onnx_graph.Tensor(graph.logical(result), result.shape)
+  onnx_simplify.simplify(graph, result.name)
+  graph.nodes.append(onnx_graph.Node("Identity", [result.name], output, {}))
+  outputs = [output]
+  if probabilities:
+    graph.nodes.append(onnx_graph.Node("Softmax", [result.name], probabilities, {"axis": -1}))
+    outputs.append(probabilities)
+  used = {n for node in graph.nodes for n in node.inputs}
+  constants = {name: graph.constants[name] for name in sorted(used & graph.constants.keys())}
+  size = sum(array.nbytes for array in constants.values())
   if size > _LIMIT:
     raise errors.UserError(
       f"config.export.format='onnx': {size / 1e9:.1f} GB of weights exceed the 2 GB of an ONNX "
       "file; export this network as savedmodel."
     )
-  types, helper = onnx.TensorProto, onnx.helper
-  nodes = []
-  for node in graph.nodes:
-    attributes = dict(node.attributes)
-    if node.op == "Cast":
-      attributes["to"] = helper.np_dtype_to_tensor_dtype(attributes["to"])
-    nodes.append(helper.make_node(node.op, node.inputs, [node.output], node.output, **attributes))
-  nodes.append(helper.make_node("Identity", [logits.name], ["logits"], "logits"))
-  nodes.append(
-    helper.make_node("Softmax", [logits.name], ["probabilities"], "probabilities", axis=-1)
-  )
-  classes = logits.shape[-1]
-  model = helper.make_model(
-    helper.make_graph(
-      nodes,
+
+  def info(name, dtype, shape):
+    sizes = [size if isinstance(size, int) else "batch" for size in shape]
+    return onnx.helper.make_tensor_value_info(
+      name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), sizes
+    )
+
+  model = onnx.helper.make_model(
+    onnx.helper.make_graph(
+      [_node(onnx, node) for node in graph.nodes],
       "effnets",
-      [helper.make_tensor_value_info(base.INPUT, types.UINT8, ["batch", *program.shape])],
-      [
-        helper.make_tensor_value_info(name, types.FLOAT, ["batch", classes])
-        for name in base.OUTPUTS
-      ],
-      [onnx.numpy_helper.from_array(graph.constants[name], name) for name in sorted(constants)],
+      [info(name, struct.dtype, struct.shape) for name, struct in inputs.items()],
+      [info(name, np.float32, result.shape) for name in outputs],
+      [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     ),
     producer_name="effnets",
-    opset_imports=[helper.make_opsetid("", OPSET)],
+    opset_imports=[onnx.helper.make_opsetid("", OPSET)],
     # The oldest form that has this operator set, so that older runtimes read it.
     ir_version=8,
   )
   onnx.checker.check_model(model, full_check=True)
-  path.write_bytes(model.SerializeToString())
+  return model.SerializeToString()
 
 
-def trace(program: base.Program) -> tuple[onnx_graph.Graph, onnx_graph.Tensor]:
-  """Returns the simplified graph of a program, and its logits."""
-  (batch,) = export.symbolic_shape("b")
-  images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
-
-  def portable(images):
-    return program.portable(program.variables, images)["logits"]
-
-  closed = jax.make_jaxpr(portable)(images)
-  graph = onnx_graph.Graph()
-  with jax.default_device(jax.local_devices(backend="cpu")[0]):
-    (logits,) = graph.trace(closed, [onnx_graph.Tensor(base.INPUT, images.shape)])
-  onnx_simplify.simplify(graph, logits.name)
-  return graph, logits
+def _node(onnx: Any, node: onnx_graph.Node) -> Any:
+  attributes = dict(node.attributes)
+  if node.op == "Cast":
+    attributes["to"] = onnx.helper.np_dtype_to_tensor_dtype(attributes["to"])
+  return onnx.helper.make_node(node.op, node.inputs, [node.output], node.output, **attributes)
 
 
 def read(path: pathlib.Path) -> base.Run:

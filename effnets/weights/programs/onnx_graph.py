@@ -91,7 +91,7 @@ class Graph:
     known: dict[Any, Value] = {}
 
     def read(atom) -> Value:
-      return np.asarray(atom.val) if hasattr(atom, "val") else known[atom]
+      return np.asarray(atom.val, atom.aval.dtype) if hasattr(atom, "val") else known[atom]
 
     consts = [np.asarray(c) for c in closed.consts]
     known.update(zip(jaxpr.constvars, consts, strict=True))
@@ -210,12 +210,10 @@ def _max_pool(graph: Graph, values: list[Value], params: dict, aval: Any) -> Ten
 def _reduce(op: str) -> Callable[..., Tensor]:
   def emit(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
     x, axes = _tensor(values[0], op), params["axes"]
-    if x.first and 3 in axes:
+    # What is left of a channels-first tensor without height and width is in order.
+    if set(axes) != {1, 2}:
       x = graph.layout(x, first=False)
     where = graph.constant([_AXIS[axis] if x.first else axis for axis in axes], np.int64)
-    # What is left of a channels-first tensor without height and width is in order.
-    if x.first and set(axes) != {1, 2}:
-      raise refused(f"a reduction of {len(x.shape)} dimensions over {axes}")
     sizes = [x.shape[axis] for axis in axes]
     mean = None
     if op == "ReduceSum" and all(isinstance(size, int) for size in sizes):

@@ -8,7 +8,7 @@ from jax import export
 
 from effnets.weights.programs import base
 
-_PLATFORMS = ("cpu", "cuda", "tpu")
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(program: base.Program, path: pathlib.Path) -> None:
@@ -16,10 +16,10 @@ def write(program: base.Program, path: pathlib.Path) -> None:
   (batch,) = export.symbolic_shape("b")
   images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
 
-  def portable(images):
-    return program.portable(program.variables, images)
+  def outputs(images):
+    return program.outputs(program.variables, images)
 
-  exported = export.export(jax.jit(portable), platforms=_PLATFORMS)(images)
+  exported = export.export(jax.jit(outputs), platforms=PLATFORMS)(images)
   path.write_bytes(exported.serialize())
 
 

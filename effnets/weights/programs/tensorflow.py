@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from effnets import errors
-from effnets.weights.programs import base
+from effnets.weights.programs import base, stablehlo
 
 
 def _tensorflow() -> Any:
@@ -18,16 +18,16 @@ def _tensorflow() -> Any:
 
 
 def _function(
-  program: base.Program, variables: Any, *, batch: int | None, dtype: str, platforms: tuple
+  program: base.Program, variables: Any, *, batch: int | None, dtype: str, plain: bool
 ) -> Any:
   """Returns a traced TensorFlow function of images; batch None takes any number."""
   tf = _tensorflow()
   jax2tf = base.package("jax.experimental.jax2tf", "tf")
   converted = jax2tf.convert(
-    program.portable,
+    functools.partial(program.outputs, plain=plain),
     polymorphic_shapes=None if batch else [None, "(b, ...)"],
     with_gradient=False,
-    native_serialization_platforms=platforms,
+    native_serialization_platforms=("cpu",) if plain else stablehlo.PLATFORMS,
   )
   signature = tf.TensorSpec((batch, *program.shape), dtype, name=base.INPUT)
   return tf.function(
@@ -46,7 +46,7 @@ def write_savedmodel(program: base.Program, path: pathlib.Path) -> None:
     module.variables_of_the_network,
     batch=None,
     dtype="uint8",
-    platforms=("cpu", "cuda", "tpu"),
+    plain=False,  # XLA's own compiler runs what is in it
   )
   with base.quiet():
     signatures = {"serving_default": module.predict.get_concrete_function()}
@@ -86,7 +86,7 @@ def write_tflite(
     batch=batch_size,
     # In a quantised program the input's type belongs to its quantisation: levels, step 1.
     dtype="float32" if calibration else "uint8",
-    platforms=("cpu",),
+    plain=True,
   )
   with base.quiet():
     concrete = function.get_concrete_function()
