@@ -6,7 +6,7 @@ import setuptools
 
 _HERE = pathlib.Path(__file__).parent
 
-_TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"]
+_TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "tensorflow-cpu>=2.19"]
 
 setuptools.setup(
   name="effnets",
