@@ -15,6 +15,7 @@
   --mode=train          trains (default)
   --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
                         --config.evaluation.checkpoint=best; if there is no run, --config.weights
+  --mode=predict        names what is in the picture, or the folder of pictures, --config.input
   --mode=export         writes the same model as --config.export.format: stablehlo, onnx, tflite
                         or savedmodel, to DIR/export, and checks it in that format's runtime
   --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
@@ -35,7 +36,7 @@ from absl import flags, logging
 
 from effnets import configuration, errors, workdirs
 
-MODES = ("train", "evaluate", "export")
+MODES = ("train", "evaluate", "predict", "export")
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")

@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from rich import console as rich_console
 
 from effnets import data, errors, parallel, training
+from effnets.commands.predict import class_names
 from effnets.commands.trained import describe, open_model
 from effnets.weights import programs
 
@@ -41,6 +42,7 @@ def export(config: Any, workdir: str) -> None:
   folder = pathlib.Path(settings.path or pathlib.Path(workdir) / "export" / name)
   _check_free(folder)
   trained = open_model(config, workdir)
+  names = class_names(config, trained)
   calibration = _calibration(trained, settings) if settings.int8 else None
   program = programs.Program(
     module=trained.task.module,
@@ -57,7 +59,7 @@ def export(config: Any, workdir: str) -> None:
       chosen.write(program, file)
     else:
       chosen.write(program, file, batch_size=settings.batch_size, calibration=calibration)
-    about = _describe_program(trained, settings, chosen)
+    about = _describe_program(trained, settings, chosen, names)
     about.update(_compare(program, chosen.read(file), trained, settings, new))
     (new / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
   _report(about, f"{describe(trained, workdir)}: {folder / chosen.file}")
@@ -229,7 +231,10 @@ def _accuracy(
 
 
 def _describe_program(
-  trained: training.results.Trained, settings: Any, chosen: programs.Format
+  trained: training.results.Trained,
+  settings: Any,
+  chosen: programs.Format,
+  names: Sequence[str],
 ) -> dict[str, Any]:
   config, task = trained.config, trained.task
   batch = None if chosen.any_batch else settings.batch_size
@@ -251,7 +256,7 @@ def _describe_program(
     "resize": config.data.resize,
     # Inside the program: pixels / 255 - mean, over std.
     "normalization": {"mean": list(task.mean), "std": list(task.std)},
-    "class_names": list(trained.class_names),
+    "class_names": list(names),
   }
 
 

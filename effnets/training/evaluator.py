@@ -11,10 +11,12 @@ from effnets import data, parallel
 from effnets.tasks import base
 
 
-def create(config: Any, task: base.Task, placement: parallel.Placement) -> "Predictor":
-  """Returns the predictor that a config asks for."""
+def create(
+  config: Any, task: base.Task, placement: parallel.Placement, *, batch_size: int = 0
+) -> "Predictor":
+  """Returns the predictor that a config asks for; batch_size: 0 for `config.eval_batch_size`."""
   reading = {name: config.data[name] for name in ("workers", "threads", "max_unreadable")}
-  return Predictor(task, placement, batch_size=config.eval_batch_size, **reading)
+  return Predictor(task, placement, batch_size=batch_size or config.eval_batch_size, **reading)
 
 
 class Predictor:
