@@ -12,8 +12,7 @@ import numpy as np
 from rich import console as rich_console
 
 from effnets import data, errors, parallel, training
-from effnets.commands.predict import class_names
-from effnets.commands.trained import describe, open_model
+from effnets.commands.trained import class_names, describe, open_model
 from effnets.weights import programs
 
 ABOUT = "export.json"
@@ -140,7 +139,8 @@ def _batches(trained: training.results.Trained, part: str, size: int) -> Iterato
 def _some_images(trained: training.results.Trained) -> tuple[np.ndarray, str]:
   """Returns a few images and what they are: of the validation data, or noise if there is none."""
   try:
-    return next(_batches(trained, "validation", _CHECKED))["image"], "validation images"
+    images = next(_batches(trained, "validation", _CHECKED))["image"]
+    return images, f"images of {training.inputs.evaluation(trained.config, 'validation').name}"
   except (errors.UserError, StopIteration):
     size = trained.task.image_size
     shape = (_CHECKED, size, size, 3)
@@ -191,7 +191,8 @@ def _compare(
   differences = {
     name: float(np.abs(actual[name] - expected[name]).max()) for name in programs.OUTPUTS
   }
-  limit = TOLERANCE * float(np.abs(expected["logits"]).max())
+  largest = float(np.abs(expected["logits"]).max())
+  limit = TOLERANCE * largest
   if not settings.int8 and not differences["logits"] <= limit:  # NaN is no agreement either
     raise errors.UserError(
       f"config.export.format={settings.format!r}: the program's logits differ from the model's by "
@@ -201,6 +202,7 @@ def _compare(
   about = {
     "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
     "largest_difference": differences,
+    "largest_logit": largest,
     "compared_on": f"{len(images)} {what}",
   }
   if settings.int8:
@@ -265,7 +267,8 @@ def _report(about: dict[str, Any], title: str) -> None:
   lines = [
     f"{title} ({about['bytes']:,} bytes)",
     f"largest difference in {about['compared_on']}: "
-    + ", ".join(f"{name} {value:.2g}" for name, value in difference.items()),
+    f"logits {difference['logits']:.2g} (of up to {about['largest_logit']:.3g}), "
+    f"probabilities {difference['probabilities']:.2g}",
   ]
   if "top1" in about:
     top1 = about["top1"]

@@ -50,7 +50,7 @@ def test_a_run_becomes_a_program(run, tmp_path, capsys, kind):
   out, err = capsys.readouterr()
   file = programs.FORMATS[kind].file
   assert err == "" and f"{folder}, last checkpoint, step {STEP}: {place / file} (" in out
-  assert "largest difference in 8 validation images: logits " in out
+  assert "largest difference in 8 images of digits/validation: logits " in out
   assert sorted(path.name for path in place.iterdir()) == sorted([file, "export.json"])
   assert [path.name for path in place.parent.iterdir()] == [kind]
 

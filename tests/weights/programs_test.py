@@ -1,6 +1,8 @@
 """Exported programs in their own runtimes: the same numbers as the module, by whole operations."""
 
 import collections
+import json
+import pathlib
 import sys
 
 import flax.linen as nn
@@ -10,10 +12,13 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from effnets import configuration, errors, models
+from effnets import configuration, errors, models, weights
 from effnets.models import blocks, families, layers
 from effnets.weights import programs
 from effnets.weights.programs import onnx_file
+from tests.oracle import recipe
+
+ORACLE = pathlib.Path(__file__).parent.parent / "oracle"
 
 # The order of sums differs, and weights are multiplied out: what is left is rounding of float32.
 _TOLERANCE = 1e-5
@@ -135,6 +140,34 @@ def test_a_litert_file_for_larger_batches(cases, tmp_path):
   _assert_close(chosen.read(tmp_path / chosen.file)(_images(5)), expected)
 
 
+@pytest.mark.parametrize(
+  "name",
+  [
+    "tf_mobilenetv3_large_100",
+    pytest.param("tf_efficientnet_b0", marks=pytest.mark.slow),
+    pytest.param("semnasnet_100", marks=pytest.mark.slow),
+    pytest.param("tf_mixnet_s", marks=pytest.mark.slow),
+  ],
+)
+def test_onnx_runtime_gives_what_timm_does(name):
+  import onnxruntime
+
+  with np.load(ORACLE / f"timm_{name}.npz") as stored:
+    reference = {key: stored[key] for key in stored.files}
+  tensors, gain = json.loads(str(reference["names"])), float(reference["gain"])
+  loaded = weights.from_timm(name, {k: recipe.tensor(k, tuple(s), gain) for k, s in tensors})
+  module, images = loaded.module.clone(plain=True), recipe.images(2, int(reference["size"]))
+  model = onnx_file.build(
+    lambda x: module.apply(loaded.variables, x, train=False),
+    {"x": jax.ShapeDtypeStruct(images.shape, images.dtype)},
+    "logits",
+  )
+  session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+  (logits,) = session.run(None, {"x": images})
+  off = np.linalg.norm(logits - reference["logits"]) / np.linalg.norm(reference["logits"])
+  assert off < _TOLERANCE
+
+
 # What a network of these blocks is made of, in the words of each format.
 _CONVOLUTIONS = {"efficientnet_tiny": (25, 6), "mixnet": (10, 5), "mobilenetv3": (12, 4)}
 
@@ -212,9 +245,29 @@ class _Odd(nn.Module):
 
 def test_an_operation_that_onnx_is_not_given(tmp_path):
   program = _program(_Odd(), {"params": {"kernel": np.ones((3, 10), np.float32)}})
-  message = r"config.export.format='onnx': unsupported op in export: sort\..*stablehlo"
+  message = r"config.export.format='onnx': unsupported op in export: sort\. .*stablehlo"
   with pytest.raises(errors.UserError, match=message):
     programs.FORMATS["onnx"].write(program, tmp_path / "model.onnx")
+  assert not list(tmp_path.iterdir())
+
+
+class _Callback(nn.Module):
+  """A network that needs Python when it runs."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    logits = images.mean((1, 2)) @ self.param("kernel", nn.initializers.ones, (3, 10))
+    same = jax.ShapeDtypeStruct(logits.shape, logits.dtype)
+    return jax.pure_callback(np.sin, same, logits, vmap_method="sequential")
+
+
+@pytest.mark.parametrize("kind", programs.FORMATS)
+def test_a_network_that_is_not_all_a_program(tmp_path, kind):
+  program = _program(_Callback(), {"params": {"kernel": np.ones((3, 10), np.float32)}})
+  message = rf"config.export.format='{kind}': unsupported op in export: .*callback"
+  with pytest.raises(errors.UserError, match=message) as caught:
+    programs.FORMATS[kind].write(program, tmp_path / "program")
+  assert "\n" not in str(caught.value)
   assert not list(tmp_path.iterdir())
 
 
@@ -225,8 +278,7 @@ class _Eigen(nn.Module):
   def __call__(self, images, train=False):
     kernel = self.param("kernel", nn.initializers.ones, (3, 10))
     means = images.mean((1, 2))
-    values = jnp.linalg.eigh(means[:, :, None] * means[:, None])[0]
-    return values @ kernel
+    return jnp.linalg.eigh(means[:, :, None] * means[:, None])[0] @ kernel
 
 
 def test_an_operation_that_litert_has_not(tmp_path):

@@ -56,6 +56,25 @@ def package(name: str, extra: str) -> Any:
     ) from error
 
 
+def refused(kind: str, what: str) -> errors.UserError:
+  """Returns the error for `what` in a network that the format `kind` has no words for."""
+  others = " or ".join(name for name in ("stablehlo", "savedmodel") if name != kind)
+  return errors.UserError(
+    f"config.export.format={kind!r}: unsupported op in export: {what}. Formats that take almost "
+    f"every operation: {others}."
+  )
+
+
+@contextlib.contextmanager
+def refusing(kind: str, *exceptions: type[Exception]) -> Iterator[None]:
+  """Makes `exceptions`, by which a converter refuses a network, and JAX's own, errors of users."""
+  try:
+    yield
+  except (ValueError, NotImplementedError, *exceptions) as error:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    raise refused(kind, reason[0][:300].rstrip(".")) from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
   """A classifier with its weights and the normalisation of its input.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from effnets import errors
+from effnets.weights.programs import base
 
 _FIRST = (0, 3, 1, 2)  # channels-last to channels-first
 _LAST = (0, 2, 3, 1)
@@ -156,10 +157,7 @@ _ELEMENTWISE = {
 
 def refused(what: str) -> errors.UserError:
   """Returns the error for something in a network that is not exported."""
-  return errors.UserError(
-    f"config.export.format='onnx': unsupported op in export: {what}. Export this network as "
-    "stablehlo or savedmodel, which take every operation."
-  )
+  return base.refused("onnx", what)
 
 
 def _tensor(value: Value, what: str) -> Tensor:

@@ -12,15 +12,19 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(program: base.Program, path: pathlib.Path) -> None:
-  """Writes the serialised program, weights inside, to `path`."""
+  """Writes the serialised program, weights inside, to `path`.
+
+  Raises: UserError for an operation that cannot be in a file, such as a call back to Python.
+  """
   (batch,) = export.symbolic_shape("b")
   images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
 
   def outputs(images):
     return program.outputs(program.variables, images)
 
-  exported = export.export(jax.jit(outputs), platforms=PLATFORMS)(images)
-  path.write_bytes(exported.serialize())
+  with base.refusing("stablehlo"):
+    content = export.export(jax.jit(outputs), platforms=PLATFORMS)(images).serialize()
+  path.write_bytes(content)
 
 
 def read(path: pathlib.Path) -> base.Run:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from effnets import errors
 from effnets.weights.programs import base, stablehlo
 
 
@@ -48,7 +47,7 @@ def write_savedmodel(program: base.Program, path: pathlib.Path) -> None:
     dtype="uint8",
     plain=False,  # XLA's own compiler runs what is in it
   )
-  with base.quiet():
+  with base.refusing("savedmodel"), base.quiet():
     signatures = {"serving_default": module.predict.get_concrete_function()}
     tf.saved_model.save(module, str(path), signatures=signatures)
 
@@ -88,7 +87,7 @@ def write_tflite(
     dtype="float32" if calibration else "uint8",
     plain=True,
   )
-  with base.quiet():
+  with base.refusing("tflite"), base.quiet():
     concrete = function.get_concrete_function()
   converter = tf.lite.TFLiteConverter.from_concrete_functions(
     # Without an object to belong to, a function has no signature in the file.
@@ -102,15 +101,9 @@ def write_tflite(
     converter.representative_dataset = lambda: (
       [batch.astype(np.float32)] for batch in calibration()
     )
-  try:
-    with base.quiet():
-      content = converter.convert()
-  except Exception as error:  # the converter has an error of its own for every stage
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    raise errors.UserError(
-      f"config.export.format='tflite': unsupported op in export: {reason[0][:300]}. Export this "
-      "network as stablehlo or savedmodel, which take every operation."
-    ) from error
+  # Its converter has an exception of its own for every stage.
+  with base.refusing("tflite", Exception), base.quiet():
+    content = converter.convert()
   path.write_bytes(content)
 
 
