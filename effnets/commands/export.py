@@ -162,6 +162,11 @@ def _calibration(
       "pictures such as the model was trained on. Give them, --config.data.source=folder:PATH."
     )
   size = settings.batch_size
+  if size > len(source):
+    raise errors.UserError(
+      f"config.export.batch_size={size} exceeds the {len(source)} training images that int8 ranges "
+      "are to come from; give a smaller one."
+    )
   count = max(1, settings.calibration_examples // size)
 
   def images():

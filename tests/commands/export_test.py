@@ -189,6 +189,12 @@ def test_int8_needs_the_models_own_kind_of_data(run, tmp_path, capsys):
   assert not (tmp_path / "p").exists()
 
 
+def test_int8_needs_a_whole_batch(run, tmp_path, capsys):
+  words = ["--config.export.int8=True", "--config.export.batch_size=5000"]
+  message = _refused(capsys, _call(run[0], "tflite", *words))
+  assert "config.export.batch_size=5000 exceeds the 1197 training images" in message
+
+
 def test_a_missing_package_is_told_before_anything_is_read(tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "onnxruntime", None)
   workdirs.claim(tmp_path / "run", tiny.get_config())

@@ -49,9 +49,8 @@ def package(name: str, extra: str) -> Any:
     with quiet():
       return importlib.import_module(name)
   except ImportError as error:
-    top = name.partition(".")[0]
     raise errors.UserError(
-      f"{_PACKAGES.get(top, top)} is not installed, or not whole ({error}); "
+      f"{_PACKAGES.get(name.partition('.')[0], name)} is not installed, or not whole ({error}); "
       f"`pip install 'effnets[{extra}]'` brings all that this format needs."
     ) from error
 
