@@ -21,7 +21,10 @@ _SPLITS = ("train", "validation", "val", "test")
 
 
 class Folder:
-  """Images in class folders. `paths`: the files, in order; images are decoded when asked for."""
+  """Images in class folders; they are decoded when asked for.
+
+  paths: the files, in order. labels: theirs, int32 (n,).
+  """
 
   image_size = None
 
@@ -31,18 +34,27 @@ class Folder:
     self.paths = paths
     self.class_names = class_names
     self.num_classes = len(class_names)
-    self._labels = labels
+    self.labels = labels
 
   def __len__(self) -> int:
     return len(self.paths)
 
   def __getitem__(self, index: int) -> sources.Example:
+    return {
+      "image": decode.image(self.encoded(index), self.paths[index]),
+      "label": self.labels[index],
+    }
+
+  def encoded(self, index: int) -> bytes:
+    """Returns the bytes of a file.
+
+    Raises: sources.Unreadable.
+    """
     path = self.paths[index]
     try:
-      encoded = pathlib.Path(path).read_bytes()
+      return pathlib.Path(path).read_bytes()
     except OSError as error:
       raise sources.Unreadable(f"{path} ({error.strerror})") from error
-    return {"image": decode.image(encoded, path), "label": self._labels[index]}
 
 
 def open_split(
@@ -53,13 +65,7 @@ def open_split(
   Raises: errors.UserError if the path or split is missing, or there are no images or one class.
   """
   sources.check_options(options, (), kind="a folder", key=key)
-  root = pathlib.Path(argument).expanduser()
-  if not root.is_dir():
-    raise errors.UserError(
-      f"{key}.source='folder:{argument}': there is no folder {root.absolute()}; "
-      "expected PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
-    )
-  inner = {name: root / name for name in _folders(root)}
+  root, inner = _opened(argument, key)
   flat = any(_images(path) for path in inner.values())
   if flat:
     if split not in ("all", "train"):
@@ -90,6 +96,31 @@ def open_split(
     )
   name = f"folder:{argument}/{split}"
   return Folder(name, paths, np.array(labels, np.int32), tuple(classes))
+
+
+def splits(argument: str, *, key: str) -> list[str]:
+  """Returns the splits of the folder `argument`; of one without splits it is `train`.
+
+  Raises: errors.UserError if it does not exist, or holds no folders.
+  """
+  root, inner = _opened(argument, key)
+  if not inner:
+    raise errors.UserError(
+      f"{key}.source='folder:{argument}': no folders in {root.absolute()}; expected "
+      "PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
+    )
+  return ["train"] if any(_images(path) for path in inner.values()) else list(inner)
+
+
+def _opened(argument: str, key: str) -> tuple[pathlib.Path, dict[str, pathlib.Path]]:
+  """Returns the folder and the folders in it by name, sorted."""
+  root = pathlib.Path(argument).expanduser()
+  if not root.is_dir():
+    raise errors.UserError(
+      f"{key}.source='folder:{argument}': there is no folder {root.absolute()}; "
+      "expected PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
+    )
+  return root, {name: root / name for name in _folders(root)}
 
 
 def pictures(path: str, *, key: str) -> Folder:
