@@ -33,7 +33,7 @@ class _Progress:
     now = time.monotonic()
     if self._start is None:
       # What an earlier call did took no time now, so it says nothing of what is left.
-      self._start, self._first = now, done
+      self._start, self._shown, self._first = now, now, done
     if done < total and now - self._shown < (0.2 if self._terminal else 10.0):
       return
     self._shown = now
