@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ _PLAN = "preparing.json"
 _OURS = re.compile(
   r"records-\d{5}-of-\d{5}\.(array_record|json)|partial-\d+\.tmp|preparing\.json|records\.json"
 )
+_DESCRIBED = ("data", "count", "bytes", "sha256")
 _TOLD = 5
 
 
@@ -79,16 +81,15 @@ def write(
     threads: that read and decode. progress: told how many of how many pictures are done.
   Raises: errors.UserError if pictures cannot be decoded, or another data set is there.
   """
-  plan = {
-    "count": len(source),
-    "pictures": _fingerprint(source),
-    "class_names": list(source.class_names),
-    "shards": shards,
-    "skip_unreadable": skip_unreadable,
-  }
+  ranges = [
+    range(*(len(source) * n // shards for n in (number, number + 1))) for number in range(shards)
+  ]
+  pictures = [_fingerprint(source, indices) for indices in ranges]
+  plan = {"count": len(source), "class_names": list(source.class_names), "shards": shards}
+  whole = hashlib.sha256(json.dumps([plan, pictures]).encode()).hexdigest()
   manifest = records.read_manifest(path)
   if manifest is not None:
-    if manifest["provenance"].get("plan") != _digest(plan):
+    if manifest["provenance"].get("pictures") != whole:
       raise errors.UserError(
         f"DIR: {str(path)!r} holds another data set already, of {manifest['count']:,} pictures in "
         f"{len(manifest['shards'])} shard(s); give another folder, or delete it."
@@ -98,19 +99,22 @@ def write(
     return manifest
   path.mkdir(parents=True, exist_ok=True)
   _claim(path, plan)
-  unreadable, finished = [], []
+  known = [_finished(path, number, shards, pictures[number]) for number in range(shards)]
+  _check_space(path, source, [i for n, i in enumerate(ranges) if known[n] is None])
+  finished = []
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-    for number in range(shards):
-      start, end = (len(source) * n // shards for n in (number, number + 1))
-      shard = _finished(path, number, shards)
+    for number, (indices, shard) in enumerate(zip(ranges, known, strict=True)):
       if shard is None:
-        examples = _read(pool, source, range(start, end), threads)
-        counted = _counted(examples, start, lambda done: progress(done, len(source)))
+        examples = _read(pool, source, indices, threads)
+        counted = _counted(examples, indices.start, lambda done: progress(done, len(source)))
         shard = _write_shard(path, number, shards, counted, skip_unreadable=skip_unreadable)
+        if "data" in shard:
+          shard["pictures"] = pictures[number]
+          _put(path, (path / shard["data"]).with_suffix(".json"), shard)
       else:
-        progress(end, len(source))
-      unreadable += shard["unreadable"]
+        progress(indices.stop, len(source))
       finished.append(shard)
+  unreadable = [name for shard in finished for name in shard["unreadable"]]
   if unreadable and not skip_unreadable:
     raise errors.UserError(
       f"{source.name}: {len(unreadable)} of {len(source)} pictures cannot be read: "
@@ -130,25 +134,34 @@ def write(
       "image_size": None,
       "num_classes": source.num_classes,
       "class_names": list(source.class_names),
-      "shards": [{k: v for k, v in s.items() if k != "unreadable"} for s in finished if s["count"]],
+      "shards": [{key: shard[key] for key in _DESCRIBED} for shard in finished if shard["count"]],
       "images": None,
-      "provenance": {**provenance, "plan": _digest(plan), "unreadable": unreadable},
+      "provenance": {**provenance, "pictures": whole, "unreadable": unreadable},
     },
   )
   _clear(path, keep_data=True)
   return manifest
 
 
-def _fingerprint(source: folder.Folder) -> str:
-  """Returns a digest of which pictures there are: path, size and label of each."""
+def _fingerprint(source: folder.Folder, indices: range) -> str:
+  """Returns a digest of which pictures these are: class, name, size and label of each."""
   digest = hashlib.sha256()
-  for picture, label in zip(source.paths, source.labels, strict=True):
-    digest.update(f"{picture}\0{os.stat(picture).st_size}\0{label}\n".encode())
+  for index in indices:
+    picture = pathlib.Path(source.paths[index])
+    size, label = picture.stat().st_size, source.labels[index]
+    digest.update(f"{picture.parent.name}/{picture.name}\0{size}\0{label}\n".encode())
   return digest.hexdigest()
 
 
-def _digest(plan: Mapping[str, Any]) -> str:
-  return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+def _check_space(path: pathlib.Path, source: folder.Folder, missing: list[range]) -> None:
+  """Raises errors.UserError if the disk has no room for the shards that are missing."""
+  needed = sum(os.stat(source.paths[i]).st_size for indices in missing for i in indices)
+  free = shutil.disk_usage(path).free
+  if needed > free:
+    raise errors.UserError(
+      f"DIR: {str(path)!r} needs {needed / 1e9:.1f} GB for the pictures of {source.name}, and "
+      f"{free / 1e9:.1f} GB are free there."
+    )
 
 
 def _claim(path: pathlib.Path, plan: Mapping[str, Any]) -> None:
@@ -180,13 +193,14 @@ def _put(path: pathlib.Path, file: pathlib.Path, content: Mapping[str, Any]) -> 
   records.publish(partial, file)
 
 
-def _finished(path: pathlib.Path, number: int, shards: int) -> dict[str, Any] | None:
-  """Returns what is known of a shard that is done, or None."""
+def _finished(path: pathlib.Path, number: int, shards: int, pictures: str) -> dict[str, Any] | None:
+  """Returns what is known of a shard that is done, of these pictures, or None."""
   data = path / f"records-{number:05d}-of-{shards:05d}.array_record"
   try:
     known = json.loads(data.with_suffix(".json").read_text())
-    whole = not known["count"] or data.stat().st_size == known["bytes"]
-  except (OSError, ValueError):
+    same = known["pictures"] == pictures
+    whole = same and (not known["count"] or data.stat().st_size == known["bytes"])
+  except (OSError, ValueError, KeyError):
     return None
   return known if whole else None
 
@@ -224,7 +238,10 @@ def _write_shard(
   *,
   skip_unreadable: bool,
 ) -> dict[str, Any]:
-  """Writes one shard and returns its description; one with unreadable pictures is not kept."""
+  """Writes one shard and returns what is to be known of it.
+
+  One with unreadable pictures, unless they are skipped, is not kept and has no `data`.
+  """
   partial = path / f"partial-{os.getpid()}.tmp"
   data = path / f"records-{number:05d}-of-{shards:05d}.array_record"
   count, unreadable = 0, []
@@ -241,7 +258,6 @@ def _write_shard(
     shard = {**records.describe(partial, count), "data": data.name, "unreadable": unreadable}
     if count:
       records.publish(partial, data)
-    _put(path, data.with_suffix(".json"), shard)
     return shard
   finally:
     partial.unlink(missing_ok=True)

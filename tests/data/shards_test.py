@@ -1,5 +1,10 @@
 """Writing shards that a kill interrupts, and reading sets of several files."""
 
+import os
+import pathlib
+import pickle
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,9 +66,10 @@ def test_a_killed_writer_goes_on(tmp_path, source):
   }
   assert sorted(p.name for p in path.iterdir()) == sorted([*after, "records.json"])
   opened = records.Records(path)
-  for i in range(10):
-    np.testing.assert_array_equal(opened[i]["image"], source[i]["image"])
-    assert opened[i]["label"] == source[i]["label"]
+  for reader in (opened, pickle.loads(pickle.dumps(opened))):  # worker processes get copies
+    for i in range(10):
+      np.testing.assert_array_equal(reader[i]["image"], source[i]["image"])
+      assert reader[i]["label"] == source[i]["label"]
 
 
 def test_a_torn_shard_is_written_again(tmp_path, source):
@@ -76,19 +82,45 @@ def test_a_torn_shard_is_written_again(tmp_path, source):
   assert len(records.Records(path, verify=True)) == 10
 
 
-@pytest.mark.parametrize("change", ["shards", "pictures"])
-def test_unfinished_shards_of_something_else_go(tmp_path, source, change):
+def test_unfinished_shards_of_another_count_go(tmp_path, source):
   path = tmp_path / "out"
   with pytest.raises(_Killed):
     _write(path, source, progress=_killed_at(6))
-  if change == "pictures":
-    Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(source.paths[0])
-  _write(path, source, shards=2 if change == "shards" else 4)
+  _write(path, source, shards=2)
   opened = records.Records(path)
   assert len(opened) == 10
-  np.testing.assert_array_equal(opened[0]["image"], source[0]["image"])
   names = {shard["data"] for shard in opened.manifest["shards"]}
   assert {p.name for p in path.iterdir()} == {*names, "records.json"}
+
+
+def test_only_the_shard_of_a_mended_picture_is_written_again(tmp_path, source):
+  path, whole = tmp_path / "out", pathlib.Path(source.paths[6]).read_bytes()
+  pathlib.Path(source.paths[6]).write_bytes(whole[:30])
+  with pytest.raises(errors.UserError, match="1 of 10 pictures cannot be read: .*b/1.png"):
+    _write(path, source)
+  kept = _data(path)
+  assert [name[8:13] for name in sorted(kept)] == ["00000", "00001", "00003"]
+  pathlib.Path(source.paths[6]).write_bytes(whole)
+  Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(source.paths[0])  # another size
+  _write(path, source)
+  opened, after = records.Records(path), _data(path)
+  assert len(opened) == 10
+  for i in (0, 6):
+    np.testing.assert_array_equal(opened[i]["image"], source[i]["image"])
+  assert [name[8:13] for name in sorted(kept) if after[name] == kept[name]] == ["00001", "00003"]
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path, source, monkeypatch):
+  needed = sum(os.stat(path).st_size for path in source.paths)
+  for free in (needed - 1, needed):
+    usage = types.SimpleNamespace(free=free)
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda path, usage=usage: usage)
+    if free < needed:
+      with pytest.raises(errors.UserError, match="needs 0.0 GB for the pictures of folder:.*free"):
+        _write(tmp_path / "out", source)
+      assert not list((tmp_path / "out").glob("records*"))
+    else:
+      assert _write(tmp_path / "out", source)["count"] == 10
 
 
 def test_damage_in_any_shard_is_noticed(tmp_path, source):
