@@ -169,6 +169,21 @@ def test_a_file_as_target(call, pictures, tmp_path):
   assert "is a file; give a new" in _refused(call(f"folder:{pictures}", tmp_path / "out"))
 
 
+def test_a_target_that_cannot_be_written(call, pictures, tmp_path):
+  (tmp_path / "file").write_text("")
+  message = _refused(call(f"folder:{pictures}", tmp_path / "file" / "out"))
+  assert "file/out' cannot be written: Not a directory" in message
+
+
+def test_ctrl_c(call, pictures, tmp_path, monkeypatch):
+  def stopped(*arguments, **settings):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(prepare.shards, "write", stopped)
+  status, out, err = call(f"folder:{pictures}", tmp_path / "out")
+  assert (status, out) == (130, "") and err == "Stopped; the same command goes on from here.\n"
+
+
 def test_another_data_set_is_left_alone(call, pictures, tmp_path):
   assert call(f"folder:{pictures}", tmp_path / "out")[0] == 0
   before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "out" / "train").iterdir())
