@@ -42,8 +42,5 @@ def _imagenet(config, member):
   recipes.efficientnet_imagenet(config)
   entry = models.entry(f"efficientnet_{member}")
   layers, magnitude = _RANDAUGMENT.get(member, (0, 9.0))
-  config.data.image_size = entry.image_size
+  recipes.one_model(config, entry.name)
   config.augment.randaugment.update({"layers": layers, "magnitude": magnitude})
-  config.model.update({"name": entry.name, "dropout_rate": entry.dropout_rate})
-  config.checkpoint.update({"every_percent": 1.0, "keep": 3})
-  config.evaluation.every_percent = 1.0

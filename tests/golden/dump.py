@@ -23,6 +23,15 @@ CONFIGS = (
   "configs/efficientnet.py:b0",
   "configs/efficientnet.py:b7",
   "configs/efficientnet.py:l2",
+  "configs/mixnet.py",
+  "configs/mixnet.py:s",
+  "configs/mixnet.py:l",
+  "configs/mnasnet.py",
+  "configs/mnasnet.py:a1",
+  "configs/mnasnet.py:small",
+  "configs/mobilenetv3.py",
+  "configs/mobilenetv3.py:large",
+  "configs/mobilenetv3.py:small,paper",
   "configs/noisy_student.py",
   "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",
 )
@@ -97,7 +106,7 @@ def _weights(config: Any) -> list[str]:
     "",
     f"{config.model.name} with {examples.num_classes} classes",
   ]
-  count = 0
+  count, decays = 0, optimizers.decay_rule(config.optimizer)
   # What does not change the weights is left at one value, so that each network is traced once.
   module = task.module.clone(
     group=ops.Group(), remat="none", dropout_rate=0.0, drop_path_rate=0.0, frozen_blocks=0
@@ -107,7 +116,7 @@ def _weights(config: Any) -> list[str]:
     if collection == "params":
       name = "/".join(path)
       count += math.prod(shape)
-      words.append("decays" if optimizers.decayed(name) else "does not decay")
+      words.append("decays" if decays(name) else "does not decay")
     lines.append(f"  {'/'.join((collection, *path))}: {', '.join(words)}")
   return [*lines, f"  {count} parameters"]
 
