@@ -39,6 +39,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "task.mixup_group": _POSITIVE,
   "data.image_size": _POSITIVE,
   "data.crop_padding": (lambda v: v >= -1, "at least 0, or -1 for the model's own"),
+  "data.crop_fraction": (lambda v: 0 <= v <= 1, "from 0 (off) to 1"),
   "data.max_unreadable": (lambda v: 0 <= v <= 1, "from 0 to 1"),
   "data.threads": _POSITIVE,
   "data.workers": _NATURAL,
@@ -52,7 +53,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "checkpoint.every_percent": _PERCENT,
   "evaluation.every_percent": _PERCENT,
 }
-_CHOICES = {"checkpoint.best_mode": ("max", "min"), "evaluation.checkpoint": ("best", "last")}
+_CHOICES = {
+  "checkpoint.best_mode": ("max", "min"),
+  "data.interpolation": ("", "bilinear", "bicubic"),
+  "data.resize": ("crop", "squash"),
+  "evaluation.checkpoint": ("best", "last"),
+}
 
 
 def load(text: str) -> ml_collections.ConfigDict:
@@ -225,6 +231,14 @@ def check(config: ml_collections.ConfigDict) -> None:
       if given
       else "config.train.steps and config.train.epochs are both 0; one says how long to train."
     )
+  for key in ("data.mean", "data.std"):
+    values = leaves[key]
+    numbers = all(isinstance(v, int | float) and 0 <= v <= 1 for v in values)
+    if len(values) not in (0, 3) or not numbers or (key == "data.std" and 0 in values):
+      raise errors.UserError(
+        f"config.{key}={values!r} should be three numbers up to 1, such as (0.5, 0.5, 0.5), or "
+        "empty for the model's own."
+      )
   for rule in config.sharding.rules:
     try:
       pattern, _ = rule
@@ -298,6 +312,11 @@ def base() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.pipeline = ml_collections.ConfigDict({"name": ""})  # several stages, or none
   config.seed = 0
+  # To start from or to evaluate: NAME[:SOURCE] of a weight set, or run:DIR for a run of one's own.
+  config.weights = ""
+  config.new_head = False  # whether their classifier may be replaced if the classes differ
+  config.input = ""  # a picture, or a folder of them, for `--mode=predict`
+  config.class_names = ""  # a file, one name a line; empty: the data's, or ImageNet's if 1,000
 
   config.task = ml_collections.ConfigDict(
     {
@@ -316,6 +335,11 @@ def base() -> ml_collections.ConfigDict:
       "image_size": 32,
       # Evaluation crop: size / (size + crop_padding) of the shorter side; -1 is the model's own.
       "crop_padding": -1,
+      "crop_fraction": 0.0,  # instead of crop_padding, if not 0
+      "resize": "crop",  # or squash: the whole picture made square, then cut on all sides
+      "interpolation": "",  # bilinear or bicubic; empty, as below: the model's own
+      "mean": (),
+      "std": (),
       "random_crop": True,  # inception-style crop where the host decodes pictures
       "max_unreadable": 0.01,  # share of unreadable examples that stops the run
       "threads": 4,

@@ -23,10 +23,28 @@ FREE_KEYS = (
 )
 
 # What evaluating a finished run may change beside them.
-EVALUATION_KEYS = ("data", "eval_batch_size", "evaluation", "pipeline.labels")
+EVALUATION_KEYS = (
+  "class_names",
+  "data",
+  "eval_batch_size",
+  "evaluation",
+  "input",
+  "pipeline.labels",
+)
 
-# What a run leaves before there is anything to lose.
-_TRACES = ("config.json", "config.tmp", "events.jsonl", "parameters.txt", "tb")
+_CLASS_NAMES = "classes.txt"
+
+# What a run leaves before there is anything to lose, and what looking at weights leaves.
+_TRACES = (
+  "config.json",
+  "config.tmp",
+  _CLASS_NAMES,
+  "evaluation.json",
+  "events.jsonl",
+  "parameters.txt",
+  "predictions.csv",
+  "tb",
+)
 
 
 def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -52,12 +70,29 @@ def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pat
       check_same_run(path, config)
     elif file.exists():
       _saved(path)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(configuration.to_json(config))
+  except OSError as error:
+    raise _unwritable(path, error) from error
+  return write(path, "config.json", configuration.to_json(config)).parent
+
+
+def write(workdir: str | pathlib.Path, name: str, text: str) -> pathlib.Path:
+  """Writes a file of a workdir, which is made if need be, whole or not at all; returns its path.
+
+  Raises: UserError if it cannot be written.
+  """
+  file = pathlib.Path(workdir) / name
+  temporary = file.with_suffix(".tmp")
+  try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
   except OSError as error:
-    raise errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.") from error
-  return path
+    raise _unwritable(file.parent, error) from error
+  return file
+
+
+def _unwritable(path: pathlib.Path, error: OSError) -> errors.UserError:
+  return errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.")
 
 
 def _is_trace(path: pathlib.Path) -> bool:
@@ -102,6 +137,17 @@ def saved(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
   path = pathlib.Path(workdir)
   _saved(path)
   return ml_collections.ConfigDict(json.loads((path / "config.json").read_text()))
+
+
+def write_class_names(workdir: str | pathlib.Path, names: Iterable[str]) -> None:
+  """Writes `classes.txt`, one name a line in the order of the labels."""
+  write(workdir, _CLASS_NAMES, "".join(f"{' '.join(name.split())}\n" for name in names))
+
+
+def class_names(workdir: str | pathlib.Path) -> tuple[str, ...]:
+  """Returns what `write_class_names` wrote; empty if the run is not so far."""
+  file = pathlib.Path(workdir) / _CLASS_NAMES
+  return tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else ()
 
 
 def _saved(path: pathlib.Path) -> dict[str, Any]:

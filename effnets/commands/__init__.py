@@ -2,3 +2,4 @@
 
 from effnets.commands.evaluate import evaluate as evaluate
 from effnets.commands.train import train as train
+from effnets.commands.trained import open_model as open_model

@@ -8,13 +8,12 @@ Source: huggingface/pytorch-image-models, default configurations of version 1.0.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
 
 from effnets import errors, models
-from effnets.models import blocks, families, mobilenet
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -43,18 +42,19 @@ class Preprocessing:
 class Architecture:
   """A network as timm builds it.
 
-  build: makes our module from `num_classes` and keyword overrides.
-  absent: tensors of ours that it has not, because its layer has none; they are zero here.
+  model: our name of it. settings: of `models.create`, under which the weights were made.
   tags: the preprocessing of each weight set, the default one first; `""` if none was published.
+  absent: tensors of ours that it has not, because its layer has none; they are zero here.
   """
 
-  build: Callable[..., nn.Module]
+  model: str
+  settings: Mapping[str, Any]
   tags: Mapping[str, Preprocessing]
   absent: frozenset[str] = frozenset()
 
-  def create(self, num_classes: int) -> nn.Module:
-    """Returns the module."""
-    return self.build(num_classes=num_classes)
+  def create(self, num_classes: int, **overrides: Any) -> nn.Module:
+    """Returns the module; overrides: further settings of `models.create`."""
+    return models.create(self.model, num_classes, **{**self.settings, **overrides})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +87,11 @@ def _add(
   tags: Mapping[str, Preprocessing] | None = None,
   *,
   default: Preprocessing = Preprocessing(),
+  absent: Iterable[str] = (),
   **settings: Any,
 ) -> None:
-  build = functools.partial(models.create, model, **_settings(base), **settings)
-  _ARCHITECTURES[base] = Architecture(build, tags or {"": default})
+  settings = {**_settings(base), **settings}
+  _ARCHITECTURES[base] = Architecture(model, settings, tags or {"": default}, frozenset(absent))
 
 
 def _prepare(
@@ -233,26 +234,13 @@ _add(
 )
 
 
-def _early_v3(num_classes: int) -> nn.Module:
-  """Returns V3-Large as it was read from the paper before its code was out.
-
-  The first block does not add its input; squeeze-excitation has the block's own activation and a
-  width that is not rounded to 8; the hidden layer has no bias. Its epsilon is TensorFlow's.
-  """
-  rows = []
-  for index, row in enumerate(mobilenet.V3_LARGE.rows):
-    squeeze = row.squeeze
-    if squeeze is not None:
-      squeeze = dataclasses.replace(squeeze, divisor=1, activation=None)
-    rows.append(dataclasses.replace(row, squeeze=squeeze, skip=index > 0))
-  table: blocks.Table = dataclasses.replace(mobilenet.V3_LARGE, rows=tuple(rows))
-  return families.build(
-    table, num_classes=num_classes, **{**_settings("mobilenetv3_rw"), "epsilon": 1e-3}
-  )
-
-
-_ARCHITECTURES["mobilenetv3_rw"] = Architecture(
-  _early_v3, {"rmsp_in1k": _prepare()}, frozenset({"conv_head.bias"})
+# Its hidden layer has no bias; its epsilon is TensorFlow's.
+_add(
+  "mobilenetv3_rw",
+  "mobilenetv3_rw",
+  {"rmsp_in1k": _prepare()},
+  absent={"conv_head.bias"},
+  epsilon=1e-3,
 )
 
 _a = _prepare(224, 0.95)

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import logging as hub_logging
 
 from effnets import errors
 
@@ -87,6 +88,8 @@ def _file(path: pathlib.Path) -> Mapping[str, Any]:
 
 def _hub(repository: str) -> pathlib.Path:
   repository = re.sub("^hf[-_]hub:", "", repository)
+  # Its notes of every retry would bury the one message that counts.
+  hub_logging.set_verbosity_error()
   for name in HUB_FILES:
     try:
       return pathlib.Path(huggingface_hub.hf_hub_download(repository, name))

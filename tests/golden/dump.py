@@ -77,7 +77,9 @@ def _leaves(leaves: dict[str, Any]) -> list[str]:
 def _sizes(config: Any) -> inputs.Training:
   classes, epoch = _DATA[config.data.source, config.data.split.train]
   labelled, unlabelled = configuration.step_batch(config)
-  return inputs.Training(None, labelled + unlabelled, labelled, epoch, classes)
+  return inputs.Training(
+    None, labelled + unlabelled, labelled, epoch, tuple(map(str, range(classes)))
+  )
 
 
 def _schedule(config: Any) -> list[str]:
