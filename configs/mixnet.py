@@ -4,6 +4,10 @@
 `configs/mixnet.py:s` (`m`, `l`, `xl`, `xxl`): the paper's ImageNet recipe for that network, 350
 epochs at batch 1024 as MnasNet's. The paper's top-1: s 75.8 %, m 77.0 %, l 78.9 %; xl and xxl are
 timm's own.
+`configs/mixnet.py:s,transfer=cars`: published ImageNet weights
+fine-tuned on cifar10, cifar100, birdsnap, cars, flowers, aircraft, pets or food. `recipe=google`
+instead of `kornblith`; `weights=NAME:SOURCE` for others than the hub's; `folder=PATH` for pictures
+that TensorFlow Datasets has not (birdsnap, aircraft).
 `batch_size=`, `seed=` set the two that change most.
 """
 
@@ -13,15 +17,21 @@ from effnets import configuration, models, recipes
 
 MEMBERS = [name.removeprefix("mixnet_") for name in models.list_models("mixnet_[!t]*")]
 
+# The weights that the transfers start from: Google's where there are any.
+_WEIGHTS = {name: f"tf_mixnet_{name}.in1k" for name in ("s", "m", "l")}
+_WEIGHTS["xl"] = "mixnet_xl.ra_in1k"
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the config; `arg` is a comma list of a member, `imagenet`, `batch_size=`, `seed=`."""
-  args = configuration.arguments(arg, words=["imagenet", *MEMBERS], batch_size=0, seed=0)
+  """Returns the config; `arg` is a comma list of the words and keys above."""
+  args = recipes.arguments(arg, words=["imagenet", *MEMBERS])
   config = configuration.base()
   config.seed = args.seed
-  members = [word for word in args.words if word != "imagenet"]
-  if args.words:
-    recipes.mobile_imagenet(config, f"mixnet_{members[-1] if members else 's'}")
+  member = next((word for word in args.words if word in MEMBERS), "s")
+  if args.transfer:
+    recipes.transfer(config, args, default=_WEIGHTS.get(member, ""))
+  elif args.words:
+    recipes.mobile_imagenet(config, f"mixnet_{member}")
   else:
     _digits(config)
   if args.batch_size:

@@ -4,6 +4,10 @@
 `configs/mobilenetv3.py:large` (`small`, `large_minimal`, a multiplier such as `large_075`): the
 ImageNet recipe of the code that the paper's weights come from; 75.2 % top-1 for large, 67.5 % for
 small. `large,paper` takes the few settings that the paper itself prints.
+`configs/mobilenetv3.py:large,transfer=cars`: published ImageNet weights
+fine-tuned on cifar10, cifar100, birdsnap, cars, flowers, aircraft, pets or food. `recipe=google`
+instead of `kornblith`; `weights=NAME:SOURCE` for others than the hub's; `folder=PATH` for pictures
+that TensorFlow Datasets has not (birdsnap, aircraft).
 `batch_size=`, `seed=` set the two that change most.
 """
 
@@ -13,16 +17,29 @@ from effnets import configuration, models, recipes
 
 MEMBERS = [name.removeprefix("mobilenetv3_") for name in models.list_models("mobilenetv3_*")]
 
+# The weights that the transfers start from: Google's where timm has them.
+_WEIGHTS = {
+  "large": "tf_mobilenetv3_large_100.in1k",
+  "large_075": "tf_mobilenetv3_large_075.in1k",
+  "large_150d": "mobilenetv3_large_150d.ra4_e3600_r256_in1k",
+  "large_minimal": "tf_mobilenetv3_large_minimal_100.in1k",
+  "small": "tf_mobilenetv3_small_100.in1k",
+  "small_050": "mobilenetv3_small_050.lamb_in1k",
+  "small_075": "tf_mobilenetv3_small_075.in1k",
+  "small_minimal": "tf_mobilenetv3_small_minimal_100.in1k",
+}
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the config; `arg`: a member, `imagenet`, `paper`, `batch_size=`, `seed=`."""
-  words = ["imagenet", "paper"]
-  args = configuration.arguments(arg, words=[*words, *MEMBERS], batch_size=0, seed=0)
+  """Returns the config; `arg` is a comma list of the words and keys above."""
+  args = recipes.arguments(arg, words=["imagenet", "paper", *MEMBERS])
   config = configuration.base()
   config.seed = args.seed
-  members = [word for word in args.words if word not in words]
-  if args.words:
-    _imagenet(config, f"mobilenetv3_{members[-1] if members else 'large'}")
+  member = next((word for word in args.words if word in MEMBERS), "large")
+  if args.transfer:
+    recipes.transfer(config, args, default=_WEIGHTS.get(member, ""))
+  elif args.words:
+    _imagenet(config, member)
     if "paper" in args.words:
       _paper(config)
   else:
@@ -40,8 +57,8 @@ def _digits(config):
   config.batch_size = 64
 
 
-def _imagenet(config, name):
-  recipes.mobile_imagenet(config, name)
+def _imagenet(config, member):
+  recipes.mobile_imagenet(config, f"mobilenetv3_{member}")
   # 192 images on each of the four chips of a 2x2 slice, 0.16 for all of them together.
   config.batch_size = 768
   config.optimizer.update({"learning_rate": 0.16, "learning_rate_per_examples": 768, "eps": 2e-3})

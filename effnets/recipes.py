@@ -1,14 +1,16 @@
 """Training recipes that several papers share, as changes to a config."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
 
-from effnets import errors, models, weights
+from effnets import configuration, errors, models, weights
 
-# What the configs of classification papers take beside their words.
-ARGUMENTS = {
+# What the configs of classification papers take beside their words; the last three go with
+# `transfer`.
+_ARGUMENTS = {
   "batch_size": 0,
   "seed": 0,
   "transfer": "",
@@ -138,11 +140,28 @@ def small_images(
   config.ema.decay = 0.99
 
 
+def arguments(arg: str | None, words: Iterable[str]) -> Any:
+  """Returns the parsed argument of a classification paper's config, see `configuration.arguments`.
+
+  Beside `words`: `batch_size=`, `seed=`, and those of `transfer`.
+
+  Raises: UserError, also for an argument of a transfer without one.
+  """
+  args = configuration.arguments(arg, words=words, **_ARGUMENTS)
+  idle = [key for key in ("recipe", "folder", "weights") if args[key] != _ARGUMENTS[key]]
+  if idle and not args.transfer:
+    raise errors.UserError(
+      f"the config's argument {idle[0]}={args[idle[0]]!r} goes with transfer=SET, one of "
+      f"{', '.join(TRANSFER)}; your own pictures go with configs/finetune.py:folder=PATH."
+    )
+  return args
+
+
 def transfer(config: ml_collections.ConfigDict, args: Any, *, default: str) -> None:
   """Sets the fine-tuning of imported weights on one of the sets of `TRANSFER`.
 
   Args:
-    args: parsed `ARGUMENTS`: `transfer`, the set; `recipe`, `kornblith` or `google`; `folder`, for
+    args: of `arguments`: `transfer`, the set; `recipe`, `kornblith` or `google`; `folder`, for
       a set that lies as PATH/train/CLASS/IMAGE and PATH/test/CLASS/IMAGE instead of in TFDS, as
       birdsnap and aircraft have to; `weights`, NAME[:SOURCE] to start from.
     default: the weights to start from if `args` names none, empty if none were published.
@@ -172,6 +191,8 @@ def transfer(config: ml_collections.ConfigDict, args: Any, *, default: str) -> N
     )
   weights.configure(config, args.weights or default)
   config.new_head = True
+  entry = models.entry(config.model.name)
+  config.model.update({"dropout_rate": entry.dropout_rate, "drop_path_rate": entry.drop_path_rate})
   splits = ("train", "test") if args.folder else (found.train_split, found.test_split)
   config.data.update(
     {
@@ -218,16 +239,3 @@ def _google(config, train):
 
 
 _RECIPES = {"kornblith": _kornblith, "google": _google}
-
-
-def check_arguments(args: Any) -> None:
-  """Checks that arguments of a transfer were not given without one.
-
-  Raises: UserError.
-  """
-  idle = [key for key in ("folder", "weights", "recipe") if args[key] != ARGUMENTS[key]]
-  if idle and not args.transfer:
-    raise errors.UserError(
-      f"the config's argument {idle[0]}={args[idle[0]]!r} goes with transfer=SET "
-      f"({', '.join(TRANSFER)}); your own pictures go to configs/finetune.py:folder=PATH."
-    )

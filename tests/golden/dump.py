@@ -21,6 +21,8 @@ FOLDER = pathlib.Path(__file__).parent
 CONFIGS = (
   "configs/efficientnet.py",
   "configs/efficientnet.py:b0",
+  "configs/efficientnet.py:b0,transfer=cars",
+  "configs/efficientnet.py:b0,transfer=cifar10,recipe=google",
   "configs/efficientnet.py:b7",
   "configs/efficientnet.py:l2",
   "configs/mixnet.py",
@@ -32,6 +34,7 @@ CONFIGS = (
   "configs/mobilenetv3.py",
   "configs/mobilenetv3.py:large",
   "configs/mobilenetv3.py:small,paper",
+  "configs/mobilenetv3.py:small,transfer=birdsnap,folder=/data/birdsnap",
   "configs/noisy_student.py",
   "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",
 )
@@ -41,6 +44,9 @@ _DATA = {
   ("digits", "train"): (10, 1197),
   ("digits", "labelled"): (10, 100),
   ("imagenet2012", "train"): (1000, 1281167),
+  ("cars196", "train"): (196, 8144),
+  ("cifar10", "train"): (10, 50000),
+  ("folder:/data/birdsnap", "train"): (500, 47386),
 }
 
 
