@@ -6,7 +6,7 @@ import setuptools
 
 _HERE = pathlib.Path(__file__).parent
 
-_TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"]
+_TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "tensorflow-cpu>=2.19"]
 
 setuptools.setup(
   name="effnets",
@@ -20,6 +20,7 @@ setuptools.setup(
   packages=[*setuptools.find_packages(include=["effnets", "effnets.*"]), "effnets.configs"],
   # The configs live beside the package for readers and travel inside the wheel for users.
   package_dir={"effnets.configs": "configs"},
+  package_data={"effnets.data": ["imagenet_classes.txt"]},
   install_requires=[
     "absl-py>=2.1",
     "array_record>=0.8.1",

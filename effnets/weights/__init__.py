@@ -7,6 +7,7 @@ from effnets.weights.choice import open_choice as open_choice
 from effnets.weights.choice import parse as parse
 from effnets.weights.convert import Imported as Imported
 from effnets.weights.convert import Report as Report
+from effnets.weights.convert import from_tensorflow as from_tensorflow
 from effnets.weights.convert import from_timm as from_timm
 from effnets.weights.convert import load as load
 from effnets.weights.convert import to_timm as to_timm
