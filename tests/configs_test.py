@@ -113,6 +113,20 @@ def test_the_other_published_fine_tuning():
   assert config.model.drop_path_rate == 0.2
 
 
+def test_fine_tuning_on_a_folder():
+  config = configuration.load("configs/finetune.py:folder=/data")
+  configuration.check(config)
+  assert config.data.source == "folder:/data" and config.data.options.hold_out == 15
+  assert config.weights == "tf_efficientnet_b0.ns_jft_in1k" and config.new_head
+  assert config.model.name == "efficientnet_b0" and config.model.frozen_blocks == 0
+  probe = "folder=/data,weights=tf_mixnet_s.in1k:a.npz,linear_probe,epochs=3"
+  config = configuration.load(f"configs/finetune.py:{probe}")
+  assert (config.model.name, config.model.frozen_blocks) == ("mixnet_s", -1)
+  assert (config.model.dropout_rate, config.train.epochs) == (0.0, 3.0)
+  # From scratch on 100 digits: 20 epochs at batch 32.
+  assert training.prepare(configuration.load("configs/finetune.py")).total_steps == 62
+
+
 @pytest.mark.parametrize(
   ("config", "message"),
   [
@@ -123,6 +137,9 @@ def test_the_other_published_fine_tuning():
     ("mobilenetv3.py:weights=run:x", "weights='run:x' goes with transfer=SET.*finetune"),
     ("mnasnet.py:a1,folder=x", "folder='x' goes with transfer=SET"),
     ("mnasnet.py:a4", "argument='a4' is not a word"),
+    ("finetune.py:linear_probe", "linear_probe needs a trained network: weights=NAME:SOURCE"),
+    ("finetune.py:weights=mixnet_q", "config.weights: weights name='mixnet_q' .*'mixnet_"),
+    ("finetune.py:weights=run:/no/where", "config.weights: --workdir=/no/where holds no run"),
   ],
 )
 def test_mistakes_in_arguments(config, message):

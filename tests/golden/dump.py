@@ -25,6 +25,9 @@ CONFIGS = (
   "configs/efficientnet.py:b0,transfer=cifar10,recipe=google",
   "configs/efficientnet.py:b7",
   "configs/efficientnet.py:l2",
+  "configs/finetune.py",
+  "configs/finetune.py:folder=/data/pictures",
+  "configs/finetune.py:folder=/data/pictures,linear_probe",
   "configs/mixnet.py",
   "configs/mixnet.py:s",
   "configs/mixnet.py:l",
@@ -47,6 +50,7 @@ _DATA = {
   ("cars196", "train"): (196, 8144),
   ("cifar10", "train"): (10, 50000),
   ("folder:/data/birdsnap", "train"): (500, 47386),
+  ("folder:/data/pictures", "train"): (3, 640),
 }
 
 
