@@ -62,6 +62,7 @@ def _digits(config):
 
 def _imagenet(config, member):
   recipes.mobile_imagenet(config, f"mobilenetv3_{member}")
+  config.augment.colour = {"brightness": 32.0, "saturation": (0.5, 1.5)}
   # 192 images on each of the four chips of a 2x2 slice, 0.16 for all of them together.
   config.batch_size = 768
   config.optimizer.update({"learning_rate": 0.16, "learning_rate_per_examples": 768, "eps": 2e-3})
