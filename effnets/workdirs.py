@@ -1,9 +1,10 @@
 """The folder of a run: whose it is, and whether a config may go on in it."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
 
 import ml_collections
 
@@ -82,15 +83,33 @@ def write(workdir: str | pathlib.Path, name: str, text: str) -> pathlib.Path:
 
   Raises: UserError if it cannot be written.
   """
-  file = pathlib.Path(workdir) / name
-  temporary = file.with_suffix(".tmp")
+  with writing(workdir, name) as file:
+    file.write(text)
+  return pathlib.Path(workdir) / name
+
+
+@contextlib.contextmanager
+def writing(
+  workdir: str | pathlib.Path, name: str, *, newline: str | None = None
+) -> Iterator[TextIO]:
+  """Opens a file of a workdir, which is made if need be; it is there when the block has ended well.
+
+  newline: of `open`.
+
+  Raises: UserError if it cannot be written.
+  """
+  path = pathlib.Path(workdir) / name
+  temporary = path.with_suffix(".tmp")
   try:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(temporary, "w", encoding="utf-8", newline=newline) as file:
+      yield file
+    temporary.replace(path)
   except OSError as error:
-    raise _unwritable(file.parent, error) from error
-  return file
+    raise _unwritable(path.parent, error) from error
+  finally:
+    if temporary.is_file():
+      temporary.unlink()
 
 
 def _unwritable(path: pathlib.Path, error: OSError) -> errors.UserError:

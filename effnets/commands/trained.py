@@ -2,9 +2,12 @@
 
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
-from effnets import configuration, errors, pipelines, training, workdirs
+from effnets import configuration, data, errors, pipelines, training, workdirs
+
+_SYNSET = re.compile(r"n\d{8}")
 
 
 def open_model(config: Any, workdir: str | pathlib.Path) -> training.results.Trained:
@@ -37,6 +40,29 @@ def describe(trained: training.results.Trained, workdir: str | pathlib.Path) -> 
     return f"{trained.config.model.name}, weights {about['weights']}"
   folder = pathlib.Path(workdir) / about["run"]
   return f"{folder}, {about['checkpoint']} checkpoint, step {about['step']}"
+
+
+def class_names(config: Any, trained: training.results.Trained) -> tuple[str, ...]:
+  """Returns the names of a model's classes, in the order of its outputs.
+
+  Those of the file `config.class_names`, else those of the data it was trained on, else, for 1,000
+  classes, ImageNet's; failing all, numbers.
+
+  Raises: UserError if the file cannot be read, or has another number of names.
+  """
+  count = trained.task.num_classes
+  if config.class_names:
+    names = data.class_names.read(config.class_names, key="config.class_names")
+    if len(names) != count:
+      raise errors.UserError(
+        f"config.class_names={config.class_names!r} has {len(names)} names, the model {count} "
+        "classes; give one name a line, in the order of the labels."
+      )
+    return names
+  names = trained.class_names
+  if count == 1000 and all(_SYNSET.fullmatch(name) for name in names):  # or if there are none
+    return data.class_names.imagenet()
+  return names or tuple(f"class {index}" for index in range(count))
 
 
 def _begun(path: pathlib.Path) -> bool:

@@ -120,6 +120,34 @@ def _part(paths: list[str], split: str, hold_out: float, key: str) -> list[str]:
   return [path for path in paths if path in chosen]
 
 
+def pictures(path: str, *, key: str) -> Folder:
+  """Returns the picture `path`, or all in the folder `path` and below it, without labels (-1).
+
+  key: what messages call `path`.
+
+  Raises: errors.UserError if there is none, or the only one cannot be read.
+  """
+  root = pathlib.Path(path).expanduser()
+  if root.is_dir():
+    folders = [root, *sorted(p for p in root.rglob("*") if p.is_dir())]
+    paths = [file for folder in folders for file in _images(folder)]
+    if not paths:
+      raise errors.UserError(
+        f"{key}={path!r}: no pictures in this folder; they end in {', '.join(_SUFFIXES)}."
+      )
+  elif root.exists():
+    paths = [str(root)]
+  else:
+    raise errors.UserError(f"{key}={path!r} does not exist; give a picture or a folder of them.")
+  found = Folder(path, paths, np.full(len(paths), -1, np.int32), ())
+  if len(paths) == 1:
+    try:
+      found[0]
+    except sources.Unreadable as error:
+      raise errors.UserError(f"{key}={path!r} is no picture that can be read: {error}.") from error
+  return found
+
+
 def _folders(path: pathlib.Path) -> list[str]:
   with os.scandir(path) as entries:
     return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))

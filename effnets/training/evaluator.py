@@ -18,11 +18,16 @@ def create(
   task: base.Task,
   placement: parallel.Placement,
   *,
+  batch_size: int = 0,
   predict: Predict | None = None,
 ) -> "Predictor":
-  """Returns the predictor that a config asks for; predict: instead of `task.predict`."""
+  """Returns the predictor that a config asks for.
+
+  batch_size: 0 for `config.eval_batch_size`. predict: instead of `task.predict`.
+  """
   reading = {name: config.data[name] for name in ("workers", "threads", "max_unreadable")}
-  return Predictor(task, placement, batch_size=config.eval_batch_size, predict=predict, **reading)
+  size = batch_size or config.eval_batch_size
+  return Predictor(task, placement, batch_size=size, predict=predict, **reading)
 
 
 class Predictor:

@@ -63,6 +63,11 @@ def parse(text: str) -> Choice:
       f"{KEY}={text!r} does not say which network's weights these are; write 'NAME:{text}', such "
       f"as 'tf_efficientnet_b0.ns_jft_in1k:{text}'{own}. All names: `weights.list_weights()`."
     ) from error
+  if not source and found.architecture.scope:
+    raise errors.UserError(
+      f"{KEY}={text!r} is a checkpoint of the paper's own, which no hub has by this name; write "
+      f"'{name}:PATH', or use timm's copy of it, 'tf_...'."
+    )
   if not source and not found.tag:
     raise errors.UserError(
       f"{KEY}={text!r}: no weights of this network were published; write '{name}:SOURCE' for those "

@@ -30,6 +30,7 @@ def test_parse(text, name, source):
     ("mixnet_x", ["config.weights", "'mixnet_x'", "Nearest: 'mixnet_xl'"]),
     ("run:", ["config.weights='run:'", "'run:DIR'"]),
     ("mnasnet_050", ["no weights of this network were published", "'mnasnet_050:SOURCE'"]),
+    ("efficientnet-b0", ["checkpoint of the paper's own", "'efficientnet-b0:PATH'"]),
     ("own.npz", ["which network's weights", "'NAME:own.npz'"]),
     ("folder", ["'NAME:folder'", "'run:folder'"]),
   ],
