@@ -35,6 +35,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if start:
     weights.configure(config, start)
     config.new_head = True
+  # A few hundred steps have to be enough for the moments of the new pictures.
+  config.model.momentum = 0.9
   config.batch_size = args.batch_size
   config.eval_batch_size = 64
   config.train.epochs = args.epochs
