@@ -6,7 +6,8 @@ for the test, or on PATH/train/CLASS/*.jpg and the same below `validation` and `
 `weights=NAME:SOURCE`: other weights, such as `tf_mixnet_s.in1k:model.safetensors`;
 `weights=run:DIR`: those of a run of your own.
 `linear_probe`: trains the classifier alone; everything below it stays as it is.
-`configs/finetune.py`: the same recipe on 100 handwritten digits, from scratch.
+`configs/finetune.py`: the same recipe on 100 handwritten digits, from scratch; half a minute of CPU
+time, three quarters of the test digits right.
 `epochs=`, `batch_size=`, `seed=` set the three that change most.
 """
 
