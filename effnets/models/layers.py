@@ -40,6 +40,7 @@ class Settings:
   group: over whom batch moments are taken in training.
   kernel_std: every kernel starts from a normal truncated at two standard deviations, this before
     truncation; None: each layer's own rule.
+  folded: norms are in the kernels before them, except for their bias; see `folding.fold`.
   """
 
   padding: str = "SAME"
@@ -49,6 +50,7 @@ class Settings:
   epsilon: float = 1e-3
   group: ops.Group = ops.Group()
   kernel_std: float | None = None
+  folded: bool = False
 
   def kernel(self, usual: initialize.Initializer) -> initialize.Initializer:
     """Returns the initialiser of a kernel whose layer's own rule is `usual`."""
@@ -211,10 +213,17 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *s c"], train: bool = False) -> Float[Array, "b *s c"]:
-    """Returns the normalised, activated `x`; train: by batch moments, else by running ones."""
+    """Returns the normalised, activated `x`; train: by batch moments, else by running ones.
+
+    Raises: ValueError for train in a folded network, which has no moments.
+    """
     shape, settings = (x.shape[-1],), self.settings
-    scale = initialize.parameter(self, "scale", initialize.Constant(self.initial_scale), shape)
     bias = initialize.parameter(self, "bias", initialize.Constant(0.0), shape)
+    if settings.folded:
+      if train:
+        raise ValueError("a folded network has no batch norm left to train; use the one before.")
+      return ops.shift(x, bias, activation=self.activation)
+    scale = initialize.parameter(self, "scale", initialize.Constant(self.initial_scale), shape)
     zero, one = initialize.Constant(0.0), initialize.Constant(1.0)
     mean = initialize.state(self, "batch_stats", "mean", initializer=zero, shape=shape)
     var = initialize.state(self, "batch_stats", "var", initializer=one, shape=shape)
