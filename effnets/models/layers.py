@@ -74,23 +74,30 @@ class Conv(nn.Module):
   settings: Settings = Settings()
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
-    """Returns the convolved `x` in the compute dtype."""
+  def __call__(
+    self, x: Float[Array, "b h w c"], gate: Float[Array, "b 1 1 c"] | None = None
+  ) -> Float[Array, "b h2 w2 o"]:
+    """Returns the convolved `x`, times `gate` if there is one, in the compute dtype."""
     taps = self.kernel * self.kernel
     std = math.sqrt(2 * self.groups / (taps * self.channels))
     shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.channels)
     initializer = self.settings.kernel(initialize.Normal(std))
     kernel = initialize.parameter(self, "kernel", initializer, shape)
     dtype = self.settings.dtype
-    y = ops.conv(
-      x.astype(dtype),
-      kernel.astype(dtype),
-      stride=self.stride,
-      dilation=self.dilation,
-      groups=self.groups,
-      padding=self.settings.padding,
-      plain=self.settings.plain,
-    )
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    simple = self.kernel == self.stride == self.groups == 1 and not self.settings.plain
+    if gate is not None and simple:
+      y = ops.gated(x, gate.astype(dtype), kernel)
+    else:
+      y = ops.conv(
+        x if gate is None else x * gate.astype(dtype),
+        kernel,
+        stride=self.stride,
+        dilation=self.dilation,
+        groups=self.groups,
+        padding=self.settings.padding,
+        plain=self.settings.plain,
+      )
     if self.bias:
       shift = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.channels,))
       y = y + shift.astype(dtype)
@@ -143,8 +150,10 @@ class SplitConv(nn.Module):
   settings: Settings = Settings()
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
-    """Returns the parts' results, joined in order."""
+  def __call__(
+    self, x: Float[Array, "b h w c"], gate: Float[Array, "b 1 1 c"] | None = None
+  ) -> Float[Array, "b h2 w2 o"]:
+    """Returns the parts' results for `x`, times `gate` if there is one, joined in order."""
     count, start, results = len(self.kernels), 0, []
     sizes = partition(x.shape[-1], count, self.partition)
     outputs = partition(self.channels, count, self.partition)
@@ -161,7 +170,8 @@ class SplitConv(nn.Module):
         settings=self.settings,
         name=str(index),
       )
-      results.append(convolve(x[..., start : start + size]))
+      part = slice(start, start + size)
+      results.append(convolve(x[..., part], None if gate is None else gate[..., part]))
       start += size
     return jnp.concatenate(results, -1)
 
@@ -265,8 +275,16 @@ class ConvNorm(nn.Module):
   scale: float = 1.0
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b h2 w2 o"]:
-    """Returns the activated, normalised convolution; train: as of `BatchNorm`."""
+  def __call__(
+    self,
+    x: Float[Array, "b h w c"],
+    train: bool = False,
+    gate: Float[Array, "b 1 1 c"] | None = None,
+  ) -> Float[Array, "b h2 w2 o"]:
+    """Returns the activated, normalised convolution of `x`, times `gate` if there is one.
+
+    Args: train: as of `BatchNorm`.
+    """
     kernels = (self.kernel,) if isinstance(self.kernel, int) else self.kernel
     if len(kernels) == 1:
       taps, dilation = spread(kernels[0], self.stride) if self.dilated else (kernels[0], 1)
@@ -290,7 +308,9 @@ class ConvNorm(nn.Module):
         settings=self.settings,
         name="conv",
       )
-    return BatchNorm(self.activation, self.settings, self.scale, name="norm")(convolve(x), train)
+    return BatchNorm(self.activation, self.settings, self.scale, name="norm")(
+      convolve(x, gate), train
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +351,7 @@ def divisible(channels: float, *, divisor: int = 8) -> int:
 
 
 class SqueezeExcite(nn.Module):
-  """Scales each channel by a gate computed from all channels' means over the image."""
+  """A gate for each channel, computed from all channels' means over the image."""
 
   width: int
   activation: str = "swish"
@@ -339,14 +359,14 @@ class SqueezeExcite(nn.Module):
   settings: Settings = Settings()
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Returns the gated `x`; the mean is float32."""
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
+    """Returns what `x` is to be multiplied with; the mean is float32."""
     settings = self.settings
     y = x.mean((1, 2), dtype=jnp.float32, keepdims=True)
     y = Conv(self.width, bias=True, settings=settings, name="reduce")(y)
     y = ACTIVATIONS[self.activation](y)
     y = Conv(x.shape[-1], bias=True, settings=settings, name="expand")(y)
-    return x * ACTIVATIONS[self.gate](y)
+    return ACTIVATIONS[self.gate](y)
 
 
 def path_noise(keys: Key[Array, "b"], count: int) -> Float[Array, "b n"]:
