@@ -275,15 +275,16 @@ class MBConv(Block):
       )(y, train)
       inner["expand"] = y
     y = inner["depthwise"] = self._depthwise(y, train)
+    gate = None
     if row.squeeze is not None:
-      y = layers.SqueezeExcite(
+      gate = layers.SqueezeExcite(
         row.squeeze.width(inputs, expanded),
         row.squeeze.activation or row.activation,
         row.squeeze.gate,
         self.settings,
         name="squeeze",
       )(y)
-    y = self._convolve("project", row.channels, kernel=(1,) * row.project_parts)(y, train)
+    y = self._convolve("project", row.channels, kernel=(1,) * row.project_parts)(y, train, gate)
     declared = inputs if row.declared is None else row.declared
     if row.skip and row.stride == 1 and inputs == declared == row.channels:
       y = self._add(x, y, train, noise)

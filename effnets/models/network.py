@@ -31,7 +31,7 @@ class Network(nn.Module):
     computes the rest again.
   frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
     through their end; 0 freezes nothing; -1 freezes all but the classifier. See `frozen_names`.
-  padding, plain, dtype, momentum, epsilon, group, kernel_std: see `layers.Settings`.
+  padding, plain, dtype, momentum, epsilon, group, kernel_std, folded: see `layers.Settings`.
   stem_kernel, stem_pool, hidden: see `blocks.Table`.
   """
 
@@ -56,6 +56,7 @@ class Network(nn.Module):
   hidden: int = 0
   head_depth: int = 1
   kernel_std: float | None = None
+  folded: bool = False
 
   def setup(self) -> None:
     settings = layers.Settings(
@@ -66,6 +67,7 @@ class Network(nn.Module):
       epsilon=self.epsilon,
       group=self.group,
       kernel_std=self.kernel_std,
+      folded=self.folded,
     )
     self.stem_layer = layers.ConvNorm(
       self.stem, self.stem_kernel, 2, activation=self.activation, settings=settings, name="stem"

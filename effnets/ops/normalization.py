@@ -94,6 +94,19 @@ def normalize(
   return _affine_once(x, factor, offset, activation)
 
 
+def shift(
+  x: Float[Array, "b *s c"], bias: Float[Array, " c"], *, activation: str = "identity"
+) -> Float[Array, "b *s c"]:
+  """Returns `activation(x + bias)`, in the type of `x`: what folding leaves of a normalisation.
+
+  Args: activation: one of `ACTIVATIONS`.
+  Raises: ValueError for an unknown activation.
+  """
+  if activation not in ACTIVATIONS:
+    raise ValueError(f"activation={activation!r} is none of {', '.join(ACTIVATIONS)}.")
+  return ACTIVATIONS[activation][0](x.astype(jnp.float32) + bias).astype(x.dtype)
+
+
 # ---- Activations: value, and the derivative from the same input ----------------------------------
 
 
