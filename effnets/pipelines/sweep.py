@@ -43,25 +43,6 @@ class Run:
     return pathlib.Path(workdir) / self.name / f"seed_{seed}"
 
 
-def settings(
-  *,
-  runs: Mapping[str, Any] | None = None,
-  axes: Mapping[str, Mapping[str, Any]] | None = None,
-  seeds: tuple[int, ...] = (0,),
-  metric: str = "top1",
-) -> ml_collections.ConfigDict:
-  """Returns the `config.pipeline` of a sweep."""
-  return ml_collections.ConfigDict(
-    {
-      "name": "sweep",
-      "runs": dict(runs or {}),
-      "axes": dict(axes or {}),
-      "seeds": tuple(seeds),
-      "metric": metric,
-    }
-  )
-
-
 def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, Any]:
   """Trains what is missing, prints the ranking and returns what `result.json` holds.
 

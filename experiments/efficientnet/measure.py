@@ -12,7 +12,6 @@ import pathlib
 import ml_collections
 
 from effnets import card, configuration, recipes
-from effnets.pipelines import sweep
 
 RUNS = pathlib.Path("runs/cards/efficientnet")
 BASE_SIZE, BASE_WIDTH = 24, 0.5
@@ -40,7 +39,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
     for name, (_, (depth, width, size)) in ARMS.items()
   }
-  config.pipeline = sweep.settings(runs=runs, seeds=tuple(range(5)))
+  config.pipeline = recipes.sweep(runs=runs, seeds=tuple(range(5)))
   return config.lock()
 
 

@@ -12,7 +12,6 @@ import pathlib
 import ml_collections
 
 from effnets import card, configuration, recipes
-from effnets.pipelines import sweep
 
 RUNS = pathlib.Path("runs/cards/mixnet")
 # Run -> its name on the card, kernel sizes, and the width that brings multiply-adds to 1.7 million
@@ -38,7 +37,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     name: {"model": {"kernels": kernels, "width": width}}
     for name, (_, kernels, width) in ARMS.items()
   }
-  config.pipeline = sweep.settings(runs=runs, seeds=tuple(range(5)))
+  config.pipeline = recipes.sweep(runs=runs, seeds=tuple(range(5)))
   return config.lock()
 
 

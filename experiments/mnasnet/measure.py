@@ -12,7 +12,6 @@ import pathlib
 import ml_collections
 
 from effnets import card, configuration, recipes
-from effnets.pipelines import sweep
 
 RUNS = pathlib.Path("runs/cards/mnasnet")
 # Run -> its name on the card, and its model.
@@ -36,7 +35,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.optimizer = ml_collections.ConfigDict({"name": "adam", "learning_rate": 0.003})
   config.model.depth = DEPTH
   runs = {name: {"model": {"name": model}} for name, (_, model) in ARMS.items()}
-  config.pipeline = sweep.settings(runs=runs, seeds=tuple(range(5)))
+  config.pipeline = recipes.sweep(runs=runs, seeds=tuple(range(5)))
   return config.lock()
 
 

@@ -12,7 +12,6 @@ import pathlib
 import ml_collections
 
 from effnets import card, configuration, recipes
-from effnets.pipelines import sweep
 
 RUNS = pathlib.Path("runs/cards/mobilenetv3")
 NAMES = {
@@ -41,7 +40,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.data.options = ml_collections.ConfigDict({"canvas": IMAGE_SIZE, "clutter": 4})
   config.model.update({"name": "mobilenetv3_tiny", "width": WIDTH})
   runs = {name: {"model": changes} for name, changes in CHANGES.items()}
-  config.pipeline = sweep.settings(runs=runs, seeds=tuple(range(5)))
+  config.pipeline = recipes.sweep(runs=runs, seeds=tuple(range(5)))
   return config.lock()
 
 

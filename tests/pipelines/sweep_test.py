@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich import console as rich_console
 
-from effnets import commands, configuration, errors, pipelines, training
+from effnets import commands, configuration, errors, pipelines, recipes, training
 from effnets.models import blocks, efficientnet, registry
 from effnets.pipelines import sweep
 
@@ -40,7 +40,7 @@ def nano_config(**settings):
     "checkpoint": {"every_percent": 100.0},
   }
   configuration.merge(config, changes, key="changes")
-  config.pipeline = sweep.settings(**settings)
+  config.pipeline = recipes.sweep(**settings)
   return config.lock()
 
 
@@ -191,7 +191,7 @@ def test_the_best_so_far(tmp_path):
 
 def test_a_runs_settings_can_be_given_on_the_command_line():
   config = configuration.load("configs/efficientnet.py")
-  config.pipeline = sweep.settings(runs={"a": {}})
+  config.pipeline = recipes.sweep(runs={"a": {}})
   configuration.override(config, "pipeline.runs.a.optimizer.learning_rate", "0.5")
   configuration.override(config, "pipeline.seeds", "(3, 4)")
   members = sweep.members_of(config)
