@@ -39,20 +39,39 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "task.mixup_group": _POSITIVE,
   "data.image_size": _POSITIVE,
   "data.crop_padding": (lambda v: v >= -1, "at least 0, or -1 for the model's own"),
+  "data.crop_fraction": (lambda v: 0 <= v <= 1, "from 0 (off) to 1"),
   "data.max_unreadable": (lambda v: 0 <= v <= 1, "from 0 to 1"),
   "data.threads": _POSITIVE,
   "data.workers": _NATURAL,
   "data.unlabelled.ratio": _NATURAL,
   "data.unlabelled.weight": _NATURAL,
   "ema.decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+  "few_shot.draws": _POSITIVE,
+  "few_shot.l2": (
+    lambda v: all(isinstance(x, int | float) and x > 0 for x in v),
+    "numbers above 0, such as (1.0,), or () for a range of them",
+  ),
+  "few_shot.shots": (
+    lambda v: len(v) > 0 and all(isinstance(x, int) and x >= 1 for x in v),
+    "whole numbers of at least 1, such as (1, 5, 10)",
+  ),
   "sharding.min_size": _NATURAL,
   "processes.count": _NATURAL,
   "processes.index": (lambda v: v >= -1, "at least -1"),
   "checkpoint.keep": _POSITIVE,
   "checkpoint.every_percent": _PERCENT,
   "evaluation.every_percent": _PERCENT,
+  "export.batch_size": _POSITIVE,
+  "export.calibration_examples": _POSITIVE,
+  "export.accuracy_examples": _NATURAL,
 }
-_CHOICES = {"checkpoint.best_mode": ("max", "min"), "evaluation.checkpoint": ("best", "last")}
+_CHOICES = {
+  "checkpoint.best_mode": ("max", "min"),
+  "data.interpolation": ("", "bilinear", "bicubic"),
+  "data.resize": ("crop", "squash"),
+  "evaluation.checkpoint": ("best", "last"),
+  "export.format": ("onnx", "savedmodel", "stablehlo", "tflite"),
+}
 
 
 def load(text: str) -> ml_collections.ConfigDict:
@@ -225,6 +244,14 @@ def check(config: ml_collections.ConfigDict) -> None:
       if given
       else "config.train.steps and config.train.epochs are both 0; one says how long to train."
     )
+  for key in ("data.mean", "data.std"):
+    values = leaves[key]
+    numbers = all(isinstance(v, int | float) and 0 <= v <= 1 for v in values)
+    if len(values) not in (0, 3) or not numbers or (key == "data.std" and 0 in values):
+      raise errors.UserError(
+        f"config.{key}={values!r} should be three numbers up to 1, such as (0.5, 0.5, 0.5), or "
+        "empty for the model's own."
+      )
   for rule in config.sharding.rules:
     try:
       pattern, _ = rule
@@ -298,6 +325,11 @@ def base() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.pipeline = ml_collections.ConfigDict({"name": ""})  # several stages, or none
   config.seed = 0
+  # To start from or to evaluate: NAME[:SOURCE] of a weight set, or run:DIR for a run of one's own.
+  config.weights = ""
+  config.new_head = False  # whether their classifier may be replaced if the classes differ
+  config.input = ""  # a picture, or a folder of them, for `--mode=predict`
+  config.class_names = ""  # a file, one name a line; empty: the data's, or ImageNet's if 1,000
 
   config.task = ml_collections.ConfigDict(
     {
@@ -316,6 +348,11 @@ def base() -> ml_collections.ConfigDict:
       "image_size": 32,
       # Evaluation crop: size / (size + crop_padding) of the shorter side; -1 is the model's own.
       "crop_padding": -1,
+      "crop_fraction": 0.0,  # instead of crop_padding, if not 0
+      "resize": "crop",  # or squash: the whole picture made square, then cut on all sides
+      "interpolation": "",  # bilinear or bicubic; empty, as below: the model's own
+      "mean": (),
+      "std": (),
       "random_crop": True,  # inception-style crop where the host decodes pictures
       "max_unreadable": 0.01,  # share of unreadable examples that stops the run
       "threads": 4,
@@ -373,6 +410,21 @@ def base() -> ml_collections.ConfigDict:
   )
   config.evaluation = ml_collections.ConfigDict(
     {"every_percent": 20.0, "checkpoint": "last"}  # which one `--mode=evaluate` takes, or best
+  )
+  # `--mode=few_shot`: numbers of examples per class; how often each is drawn; the network's end
+  # point; penalties to choose from.
+  config.few_shot = ml_collections.ConfigDict(
+    {"shots": (1, 5, 10), "draws": 5, "features": "pooled_features", "l2": ()}
+  )
+  config.export = ml_collections.ConfigDict(  # for `--mode=export`
+    {
+      "format": "stablehlo",  # onnx, savedmodel, stablehlo or tflite
+      "path": "",  # a folder; empty: export/FORMAT in the workdir
+      "batch_size": 1,  # of tflite; the others take any
+      "int8": False,  # of tflite: weights and activations in eight bits
+      "calibration_examples": 200,  # training images that decide the ranges of int8
+      "accuracy_examples": 10_000,  # test images that tell what int8 loses; 0 takes all
+    }
   )
   config.log_every_steps = 20
   config.tensorboard = True

@@ -1,16 +1,25 @@
-"""The command line of effnets: trains or evaluates what a config describes.
+"""The command line of effnets: trains, evaluates or uses what a config describes.
 
   python -m effnets.main --config=FILE[:ARG] [--workdir=DIR] [--mode=MODE] [--config.KEY=VALUE ...]
 
   --config=FILE[:ARG]   a config file, such as configs/efficientnet.py:b7; of those that come with
                         effnets the name alone will do. What ARG may be is in the file's docstring.
   --config.KEY=VALUE    overrides a setting of it, such as --config.optimizer.learning_rate=0.1
+  --config.weights=W    starts from weights, or evaluates and uses them: NAME:SOURCE, as in
+                        tf_efficientnet_b0.ns_jft_in1k:model.safetensors, or run:DIR. They bring
+                        their network, image size and pre-processing
   --workdir=DIR         folder of the run: config, results, checkpoints, metrics, plots. The same
                         command again continues a run that was stopped. Without it: runs/ and
-                        the names of FILE and ARG, such as runs/efficientnet_b7.
+                        the names of FILE and ARG, such as runs/efficientnet_b7. Of a run that is
+                        there, the modes below need no --config
   --mode=train          trains (default)
   --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
-                        --config.evaluation.checkpoint=best; without --config it is DIR's own
+                        --config.evaluation.checkpoint=best; if there is no run, --config.weights
+  --mode=predict        names what is in the picture, or the folder of pictures, --config.input
+  --mode=few_shot       judges the features of that model on --config.data: a linear classifier
+                        from 1, 5, 10 examples a class (--config.few_shot.shots)
+  --mode=export         writes the same model as --config.export.format: stablehlo, onnx, tflite
+                        or savedmodel, to DIR/export, and checks it in that format's runtime
   --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
                         warnings and errors to the standard error.
 
@@ -29,7 +38,7 @@ from absl import flags, logging
 
 from effnets import configuration, errors, workdirs
 
-MODES = ("train", "evaluate")
+MODES = ("train", "evaluate", "predict", "few_shot", "export")
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")
@@ -66,16 +75,32 @@ def parse(argv: Sequence[str]) -> tuple[Any, str, str]:
     )
   if _MODE.value not in MODES:
     raise errors.unknown("--mode", _MODE.value, "a mode", MODES)
-  of_workdir = _MODE.value == "evaluate" and not _CONFIG.value and _WORKDIR.value
-  if not _CONFIG.value and not of_workdir:
+  # The last one counts, as of all settings; it comes first, since it brings others with it.
+  weights = next((text for key, text in reversed(overrides) if key == "weights"), "")
+  of_workdir = _MODE.value != "train" and not _CONFIG.value and _WORKDIR.value and not weights
+  of_weights = _MODE.value != "train" and not _CONFIG.value and weights
+  if not (_CONFIG.value or of_workdir or of_weights):
     shipped = " or ".join(f"configs/{name}" for name in configuration.shipped())
     raise errors.UserError(f"--config=FILE[:ARG] is missing, such as {shipped}.")
-  workdir = _default_workdir(_CONFIG.value) if _WORKDIR.value is None else _WORKDIR.value
+  workdir = _WORKDIR.value
+  if workdir is None:
+    workdir = _default_workdir(_CONFIG.value or weights.partition(":")[0])
   if not workdir:
     raise errors.UserError("--workdir= is empty; give the folder for checkpoints and results.")
-  config = workdirs.saved(workdir) if of_workdir else configuration.load(_CONFIG.value)
+  if of_workdir:
+    config = workdirs.saved(workdir)
+  elif _CONFIG.value:
+    config = configuration.load(_CONFIG.value)
+  else:
+    config = configuration.base()
+    config.train.steps = 1  # of a training that is not asked for
+  if weights:
+    from effnets import weights as weights_lib
+
+    weights_lib.configure(config, weights)
   for key, text in overrides:
-    configuration.override(config, key, text)
+    if key != "weights":
+      configuration.override(config, key, text)
   configuration.check(config)
   return config, workdir, _MODE.value
 
@@ -104,10 +129,7 @@ def main(argv: Sequence[str]) -> None:
     num_processes=config.processes.count,
     process_id=config.processes.index,
   )
-  if mode == "evaluate":
-    commands.evaluate(config, workdir)
-  else:
-    commands.train(config, workdir)
+  getattr(commands, mode)(config, workdir)
 
 
 def _worth_showing(record: Any) -> bool:

@@ -1,9 +1,10 @@
 """The folder of a run: whose it is, and whether a config may go on in it."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
 
 import ml_collections
 
@@ -23,10 +24,32 @@ FREE_KEYS = (
 )
 
 # What evaluating a finished run may change beside them.
-EVALUATION_KEYS = ("data", "eval_batch_size", "evaluation", "pipeline.labels")
+EVALUATION_KEYS = (
+  "class_names",
+  "data",
+  "eval_batch_size",
+  "evaluation",
+  "few_shot",
+  "export",
+  "input",
+  "pipeline.labels",
+)
 
-# What a run leaves before there is anything to lose.
-_TRACES = ("config.json", "config.tmp", "events.jsonl", "parameters.txt", "tb")
+_CLASS_NAMES = "classes.txt"
+
+# What a run leaves before there is anything to lose, and what looking at weights leaves.
+_TRACES = (
+  "config.json",
+  "config.tmp",
+  _CLASS_NAMES,
+  "evaluation.json",
+  "events.jsonl",
+  "few_shot.json",
+  "export",
+  "parameters.txt",
+  "predictions.csv",
+  "tb",
+)
 
 
 def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
@@ -52,12 +75,47 @@ def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pat
       check_same_run(path, config)
     elif file.exists():
       _saved(path)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(configuration.to_json(config))
-    temporary.replace(file)
   except OSError as error:
-    raise errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.") from error
-  return path
+    raise _unwritable(path, error) from error
+  return write(path, "config.json", configuration.to_json(config)).parent
+
+
+def write(workdir: str | pathlib.Path, name: str, text: str) -> pathlib.Path:
+  """Writes a file of a workdir, which is made if need be, whole or not at all; returns its path.
+
+  Raises: UserError if it cannot be written.
+  """
+  with writing(workdir, name) as file:
+    file.write(text)
+  return pathlib.Path(workdir) / name
+
+
+@contextlib.contextmanager
+def writing(
+  workdir: str | pathlib.Path, name: str, *, newline: str | None = None
+) -> Iterator[TextIO]:
+  """Opens a file of a workdir, which is made if need be; it is there when the block has ended well.
+
+  newline: of `open`.
+
+  Raises: UserError if it cannot be written.
+  """
+  path = pathlib.Path(workdir) / name
+  temporary = path.with_suffix(".tmp")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(temporary, "w", encoding="utf-8", newline=newline) as file:
+      yield file
+    temporary.replace(path)
+  except OSError as error:
+    raise _unwritable(path.parent, error) from error
+  finally:
+    if temporary.is_file():
+      temporary.unlink()
+
+
+def _unwritable(path: pathlib.Path, error: OSError) -> errors.UserError:
+  return errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.")
 
 
 def _is_trace(path: pathlib.Path) -> bool:
@@ -101,7 +159,29 @@ def saved(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
   """
   path = pathlib.Path(workdir)
   _saved(path)
-  return ml_collections.ConfigDict(json.loads((path / "config.json").read_text()))
+  return ml_collections.ConfigDict(_completed(json.loads((path / "config.json").read_text())))
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns the config of a run; one made before a setting was there has had its default."""
+  defaults = json.loads(configuration.to_json(configuration.base()))
+  sections = {
+    key: {**defaults[key], **value}
+    for key, value in config.items()
+    if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+  }
+  return {**defaults, **config, **sections}
+
+
+def write_class_names(workdir: str | pathlib.Path, names: Iterable[str]) -> None:
+  """Writes `classes.txt`, one name a line in the order of the labels."""
+  write(workdir, _CLASS_NAMES, "".join(f"{' '.join(name.split())}\n" for name in names))
+
+
+def class_names(workdir: str | pathlib.Path) -> tuple[str, ...]:
+  """Returns what `write_class_names` wrote; empty if the run is not so far."""
+  file = pathlib.Path(workdir) / _CLASS_NAMES
+  return tuple(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else ()
 
 
 def _saved(path: pathlib.Path) -> dict[str, Any]:
@@ -110,11 +190,12 @@ def _saved(path: pathlib.Path) -> dict[str, Any]:
   if not file.is_file():
     raise errors.UserError(f"--workdir={path} holds no run of effnets (no config.json).")
   try:
-    leaves = configuration.flatten(json.loads(file.read_text()))
+    config = json.loads(file.read_text())
+    leaves = configuration.flatten(config)
   except (OSError, ValueError, TypeError) as error:
     raise errors.UserError(
       f"--workdir={path}: its config.json cannot be read ({error}); it is no run of effnets."
     ) from error
   if not {"task.name", "batch_size", "seed"} <= leaves.keys():
     raise errors.UserError(f"--workdir={path}: its config.json is none of effnets.")
-  return leaves
+  return configuration.flatten(_completed(config))

@@ -91,6 +91,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
   configs = {f"effnets/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
   assert {n for n in names if n.endswith(".py")} == modules | configs
   assert any(n.endswith("LICENSE") for n in names)
+  assert "effnets/data/imagenet_classes.txt" in names
 
   environment = {**os.environ, "PYTHONPATH": str(outside / "site"), "JAX_PLATFORMS": "cpu"}
 

@@ -1,48 +1,43 @@
-"""`--mode=evaluate`: the figures of a workdir's last or best checkpoint."""
+"""`--mode=evaluate`: the figures of a run's checkpoint, or of imported weights."""
 
 import json
-import pathlib
 from typing import Any
 
 import jax
 from rich import console as rich_console
 
-from effnets import configuration, errors, pipelines, training, workdirs
+from effnets import errors, training, workdirs
 from effnets.commands import train
+from effnets.commands.trained import describe, open_model
 
 
 def evaluate(config: Any, workdir: str) -> None:
-  """Evaluates a run on its validation and test split, prints the figures and writes them down.
+  """Evaluates a model on validation and test split, prints the figures and writes them down.
 
-  Of a pipeline, its furthest model. `config.evaluation.checkpoint` says which checkpoint: `best` or
-  `last`. The figures go to `evaluation.json` in `workdir`.
+  The model is that of `trained.open_model`. The figures go to `evaluation.json` in `workdir`.
 
-  Raises: UserError if there is no such run or checkpoint.
+  Raises: UserError if there is no such model or data, or the data has other classes.
   """
-  configuration.check(config)
-  path = pathlib.Path(workdir)
-  if not path.is_dir():
-    raise errors.UserError(f"--workdir={path} does not exist.")
-  workdirs.check_same_run(path, config, workdirs.EVALUATION_KEYS)
-  which = config.evaluation.checkpoint
-  stage, folder = pipelines.last_stage(config, path) if config.pipeline.name else (config, path)
-  trained = training.results.restore(stage, folder, best=which == "best")
-  predictor = training.evaluator.create(stage, trained.task, trained.placement)
+  trained = open_model(config, workdir)
+  settings, task = trained.config, trained.task
+  sources = {part: training.inputs.evaluation(settings, part) for part in ("validation", "test")}
+  for source in sources.values():
+    if source.num_classes != task.num_classes:
+      raise errors.UserError(
+        f"config.data.source={settings.data.source!r} has {source.num_classes} classes, the model "
+        f"{task.num_classes}; evaluate it on its own classes, or train it on this data first."
+      )
+  predictor = training.evaluator.create(settings, task, trained.placement)
   figures = {}
-  splits = stage.data.split
-  for part in ("validation", "test"):
-    if part == "test" and splits.test == splits.validation:
+  for part, source in sources.items():
+    if part == "test" and source.name == sources["validation"].name:
       figures[part] = figures["validation"]
       continue
-    source = training.inputs.evaluation(stage, part)
-    transform = training.inputs.evaluation_transform(stage, source)
+    transform = training.inputs.evaluation_transform(settings, source)
     figures[part] = predictor.evaluate(trained.variables, source, transform)
   if jax.process_index():
     return
-  about = {"run": str(folder.relative_to(path)), "checkpoint": which, "step": trained.step}
-  try:
-    (path / "evaluation.json").write_text(json.dumps({**about, **figures}, indent=2) + "\n")
-  except OSError as error:
-    raise errors.UserError(f"--workdir={path} cannot be written: {error.strerror}.") from error
-  title = f"{folder}, {which} checkpoint, step {trained.step}"
-  rich_console.Console().print(train.figures_table(figures, title=title))
+  content = {**trained.about, **figures}
+  workdirs.write(workdir, "evaluation.json", json.dumps(content, indent=2) + "\n")
+  console = rich_console.Console()
+  console.print(train.figures_table(figures, title=describe(trained, workdir)))

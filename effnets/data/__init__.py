@@ -1,7 +1,9 @@
 """Sources, decoding, example order and batching on to the mesh."""
 
 from effnets.data import batches as batches
+from effnets.data import class_names as class_names
 from effnets.data import decode as decode
+from effnets.data import folder as folder
 from effnets.data import records as records
 from effnets.data.batches import eval_batches as eval_batches
 from effnets.data.batches import place as place

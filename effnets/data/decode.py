@@ -43,8 +43,16 @@ def image(encoded: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     raise sources.Unreadable(f"{name} ({type(error).__name__}: {error})") from error
 
 
-def resize(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-  """Returns the image resized to a square, bicubic (a = -0.5), anti-aliased when it shrinks.
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+INTERPOLATIONS = tuple(_FILTERS)
+
+
+def resize(
+  pixels: UInt8[np.ndarray, "h w 3"], size: int, interpolation: str = "bicubic"
+) -> UInt8[np.ndarray, "size size 3"]:
+  """Returns the image resized to a square, anti-aliased when it shrinks.
+
+  interpolation: `bilinear`, or `bicubic` (a = -0.5).
 
   Source: PIL's filter, as in timm's evaluations. TensorFlow 1's bicubic, used by the papers' code,
   has a = -0.75, no anti-aliasing and no half-pixel centres; accuracies differ by 0.1-0.3 points.
@@ -52,16 +60,21 @@ def resize(pixels: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "
   if pixels.shape[:2] == (size, size):
     return pixels
   picture = Image.fromarray(np.ascontiguousarray(pixels))
-  return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC))
+  return np.asarray(picture.resize((size, size), _FILTERS[interpolation]))
 
 
-def centre_box(height: int, width: int, size: int, padding: int) -> tuple[int, int, int, int]:
-  """Returns (top, left, height, width) of the square evaluation crop, in pixels of the image.
+def centre_box(
+  height: int, width: int, fraction: float, squash: bool = False
+) -> tuple[int, int, int, int]:
+  """Returns (top, left, height, width) of the evaluation crop, in pixels of the image.
 
-  Its side is size / (size + padding) of the shorter side, rounded down, at least 1.
+  It is a square whose side is `fraction` of the shorter side, or with `squash` that part of each
+  side; rounded down, at least 1.
   """
-  side = max(1, size * min(height, width) // (size + padding))
-  return (height - side + 1) // 2, (width - side + 1) // 2, side, side
+  sides = (height, width) if squash else (min(height, width),) * 2
+  # A fraction such as 224/256 of 256 may lie a rounding error below the integer that is meant.
+  tall, wide = (max(1, math.floor(fraction * side + 1e-6)) for side in sides)
+  return (height - tall + 1) // 2, (width - wide + 1) // 2, tall, wide
 
 
 def random_box(
@@ -92,11 +105,11 @@ def random_box(
 
 @dataclasses.dataclass(frozen=True)
 class RandomCrop:
-  """Training: a random part of the image, resized to `size` (bicubic).
+  """Training: a random part of the image, resized to `size`.
 
   size: side of the result in pixels. area: range of the part's share of the area, in (0, 1].
   aspect: range of width/height. attempts: tries before the evaluation crop is taken instead.
-  padding: of that crop, see `CentreCrop`.
+  fraction: of that crop, see `CentreCrop`. interpolation: see `resize`.
 
   Source: EfficientNet's input code (area 8-100 %, aspect 3/4-4/3, 10 attempts, centre crop). That
   code draws the height uniformly, here the area is uniform. Flips are drawn on the device.
@@ -106,11 +119,13 @@ class RandomCrop:
   area: tuple[float, float] = (0.08, 1.0)
   aspect: tuple[float, float] = (3 / 4, 4 / 3)
   attempts: int = 10
-  padding: int = 32
+  fraction: float = 0.875
+  interpolation: str = "bicubic"
 
   def __post_init__(self):
-    if self.size < 1 or self.attempts < 0 or self.padding < 0:
-      raise ValueError(f"size must be > 0, attempts and padding >= 0: {self}.")
+    _check(self)
+    if self.attempts < 0:
+      raise ValueError(f"attempts must be >= 0: {self}.")
     if not 0 < self.area[0] <= self.area[1] <= 1 or not 0 < self.aspect[0] <= self.aspect[1]:
       raise ValueError(f"area must be a range within (0, 1], aspect a range above 0: {self}.")
 
@@ -119,34 +134,46 @@ class RandomCrop:
     height, width = example["image"].shape[:2]
     rng = draw("crop")
     box = random_box(height, width, rng, area=self.area, aspect=self.aspect, attempts=self.attempts)
-    return _cut(example, box or centre_box(height, width, self.size, self.padding), self.size)
+    return _cut(example, box or centre_box(height, width, self.fraction), self)
 
 
 @dataclasses.dataclass(frozen=True)
 class CentreCrop:
-  """Evaluation: the centre square of side size/(size+padding) * min(h, w), resized to `size`.
+  """Evaluation: the centre of the image, resized to `size`.
 
-  size: side of the result in pixels. padding: crop padding in pixels of the result, >= 0;
-  32 as the released EfficientNets (224 -> 0.875 of the shorter side); 0 takes all of it.
+  size: side of the result in pixels. fraction: share of the shorter side that the square cut has,
+  in (0, 1]; 0.875 as the released EfficientNet-B0; 1 takes all of it. interpolation: see `resize`.
+  squash: takes that share of each side instead, so that proportions change but nothing of a long
+  picture is lost at fraction 1.
   """
 
   size: int
-  padding: int = 32
+  fraction: float = 0.875
+  interpolation: str = "bicubic"
+  squash: bool = False
 
   def __post_init__(self):
-    if self.size < 1 or self.padding < 0:
-      raise ValueError(f"size must be > 0 and padding >= 0: {self}.")
+    _check(self)
 
   def __call__(self, example: sources.Example, draw: Draw | None = None) -> sources.Example:
     """Returns the example with `image` uint8 (size, size, 3); nothing is drawn."""
     height, width = example["image"].shape[:2]
-    return _cut(example, centre_box(height, width, self.size, self.padding), self.size)
+    return _cut(example, centre_box(height, width, self.fraction, self.squash), self)
 
 
-def _cut(example: sources.Example, box: tuple[int, int, int, int], size: int) -> sources.Example:
+def _check(crop: RandomCrop | CentreCrop) -> None:
+  if crop.size < 1 or not 0 < crop.fraction <= 1 or crop.interpolation not in _FILTERS:
+    raise ValueError(
+      f"size must be > 0, fraction in (0, 1], interpolation one of {INTERPOLATIONS}: {crop}."
+    )
+
+
+def _cut(
+  example: sources.Example, box: tuple[int, int, int, int], crop: RandomCrop | CentreCrop
+) -> sources.Example:
   top, left, height, width = box
   part = example["image"][top : top + height, left : left + width]
-  return {**example, "image": resize(part, size)}
+  return {**example, "image": resize(part, crop.size, crop.interpolation)}
 
 
 def drawing(seed: int, position: int, prefix: str = "") -> Draw:

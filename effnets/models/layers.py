@@ -5,6 +5,7 @@ hidden generator: noise comes from one key per example, so it is the same on eve
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -170,8 +171,8 @@ class SplitConv(nn.Module):
         settings=self.settings,
         name=str(index),
       )
-      part = slice(start, start + size)
-      results.append(convolve(x[..., part], None if gate is None else gate[..., part]))
+      own = functools.partial(jax.lax.slice_in_dim, start_index=start, limit_index=start + size)
+      results.append(convolve(own(x, axis=3), None if gate is None else own(gate, axis=3)))
       start += size
     return jnp.concatenate(results, -1)
 

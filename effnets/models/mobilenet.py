@@ -3,7 +3,8 @@
 A multiplier is `width`, as a suffix `_035` to `_125`. In V2 it never shrinks the head, in V3 it
 leaves the hidden layer behind the pool alone (the published tables' counts). V3-Small's hidden
 layer has 1,024 units as in the code and all weights; the paper prints 1,280 (`hidden=1280`).
-150d is timm's, deepened by its rule, the head like a stage.
+150d (deepened by its rule, the head like a stage) and rw (read from the paper before its code was
+out) are timm's.
 Source: Howard et al. 2017 (arXiv 1704.04861), Sandler et al. 2018 (1801.04381), Howard et al. 2019
 (1905.02244), each with its code.
 """
@@ -110,6 +111,23 @@ def minimalistic(table: blocks.Table) -> blocks.Table:
   return dataclasses.replace(table, rows=rows, activation="relu")
 
 
+def _early(table: blocks.Table) -> blocks.Table:
+  """Returns V3-Large as timm's `mobilenetv3_rw` read it from the paper before its code was out.
+
+  The first block does not add its input; squeeze-excitation has the block's own activation and a
+  width that is not rounded to 8.
+  """
+  rows = tuple(
+    dataclasses.replace(
+      row,
+      squeeze=row.squeeze and dataclasses.replace(row.squeeze, divisor=1, activation=None),
+      skip=index > 0,
+    )
+    for index, row in enumerate(table.rows)
+  )
+  return dataclasses.replace(table, rows=rows)
+
+
 V1_MEMBERS = (
   families.Member(0.25, 470_072, 41.03e6, 0.5e6, 41e6, 50.6),
   families.Member(0.35, 763_752, 80.41e6),
@@ -191,3 +209,4 @@ families.add(
   head_depth=2,
   **_V3_SETTINGS,
 )
+families.add("mobilenetv3_rw", _early(V3_LARGE), params=5_481_198, madds=216.59e6, **_V3_SETTINGS)

@@ -13,7 +13,7 @@ def pointwise(
   Derivatives of every kind and order are XLA's own products.
   """
   if stride > 1:
-    x = x[:, ::stride, ::stride]
+    x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
   return jax.lax.platform_dependent(x, kernel[0, 0], cpu=_flat, default=_by_channel)
 
 
@@ -43,7 +43,7 @@ def gated(
 
 def _gated_kernel(x: Array, gate: Array, matrix: Array) -> Array:
   flat = x.reshape(x.shape[0], -1, x.shape[3])
-  product = jax.lax.batch_matmul(flat, gate[:, 0, 0, :, None] * matrix)
+  product = jax.lax.batch_matmul(flat, gate.reshape(x.shape[0], -1, 1) * matrix)
   return product.reshape(*x.shape[:3], matrix.shape[1])
 
 

@@ -165,8 +165,7 @@ def last_stage(config: Any, workdir: str | pathlib.Path) -> tuple[Any, pathlib.P
   path = pathlib.Path(workdir)
   stages = stage_configs(config)
   for name in ("finetune", *reversed(_students(config)), "teacher"):
-    folder = path / name / "checkpoints"
-    if name in stages and folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir()):
+    if name in stages and training.checkpoints.present(path / name / "checkpoints"):
       return stages[name], path / name
   raise errors.UserError(f"--workdir={path} holds no checkpoints; train there first.")
 

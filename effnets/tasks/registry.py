@@ -92,8 +92,8 @@ def _classification(
     placement=placement,
     image_size=config.data.image_size,
     num_classes=num_classes,
-    mean=entry.mean,
-    std=entry.std,
+    mean=tuple(config.data.mean) or entry.mean,
+    std=tuple(config.data.std) or entry.std,
     policy=_policy(config.augment.to_dict()),
     label_smoothing=task.label_smoothing,
     temperature=task.temperature,
@@ -108,7 +108,7 @@ def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
   if not settings["randaugment"]["layers"]:
     augment.create({**settings, "randaugment": {**settings["randaugment"], "layers": 1}})  # checks
     settings["randaugment"] = None
-  if not any(settings.get(name) for name in ("crop", "flip", "shift", "randaugment")):
+  if not any(settings.get(name) for name in ("crop", "flip", "colour", "shift", "randaugment")):
     return None
   return augment.create(settings)
 

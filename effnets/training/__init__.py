@@ -1,10 +1,12 @@
 """State, optimizers, the update step, checkpoints and the one loop."""
 
+from effnets.training import checkpoints as checkpoints
 from effnets.training import evaluator as evaluator
 from effnets.training import inputs as inputs
 from effnets.training import plots as plots
 from effnets.training import progress as progress
 from effnets.training import results as results
+from effnets.training import start as start
 from effnets.training.evaluator import Predictor as Predictor
 from effnets.training.loop import Result as Result
 from effnets.training.loop import prepare as prepare

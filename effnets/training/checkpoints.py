@@ -29,6 +29,12 @@ from effnets.training import fingerprints
 _NAMED = 5  # leaves that a message names before it counts
 
 
+def present(folder: str | pathlib.Path) -> bool:
+  """Returns whether there is a checkpoint in `folder`, whole or not; nothing is opened."""
+  path = pathlib.Path(folder)
+  return path.is_dir() and any(p.name.isdigit() for p in path.iterdir())
+
+
 class Checkpoints:
   """The checkpoints of one run: the newest `keep`, and the best if a metric says which.
 

@@ -20,14 +20,19 @@ class Training:
 
   stream: endless, random access by position. batch_size: examples of a step, of all sources.
   labelled: of them from the first source, which alone counts epochs and scales learning rates.
-  epoch: examples in the first source. num_classes: of the labels.
+  epoch: examples in the first source. class_names: of the labels.
   """
 
   stream: Any
   batch_size: int
   labelled: int
   epoch: int
-  num_classes: int
+  class_names: tuple[str, ...]
+
+  @property
+  def num_classes(self) -> int:
+    """How many classes the labels have."""
+    return len(self.class_names)
 
   @property
   def steps_per_epoch(self) -> float:
@@ -74,7 +79,7 @@ def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
       weights=[1.0, more.weight or more.ratio],
       max_unreadable=config.data.max_unreadable,
     )
-  return Training(stream, labelled + unlabelled, labelled, len(source), source.num_classes)
+  return Training(stream, labelled + unlabelled, labelled, len(source), tuple(source.class_names))
 
 
 def evaluation(config: Any, part: str) -> data.Source:
@@ -87,13 +92,29 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
   size = config.data.image_size
   if source.image_size == size:
     return None
-  return data.decode.CentreCrop(size, _crop_padding(config) if source.image_size is None else 0)
+  return data.decode.CentreCrop(
+    size,
+    # Pictures that come in one size were cut before.
+    crop_fraction(config) if source.image_size is None else 1.0,
+    interpolation(config),
+    squash=config.data.resize == "squash",
+  )
 
 
-def _crop_padding(config: Any) -> int:
-  # 32 pixels are an eighth of B0's pictures, and half of those that the small members take.
-  given = config.data.crop_padding
-  return models.entry(config.model.name).crop_padding if given < 0 else given
+def crop_fraction(config: Any) -> float:
+  """Returns the side of the evaluation crop over the picture's shorter side."""
+  settings, size = config.data, config.data.image_size
+  if settings.crop_fraction:
+    return settings.crop_fraction
+  padding = settings.crop_padding
+  if padding < 0:
+    padding = models.entry(config.model.name).crop_padding
+  return size / (size + padding)
+
+
+def interpolation(config: Any) -> str:
+  """Returns how pictures are resized, `bilinear` or `bicubic`."""
+  return config.data.interpolation or models.entry(config.model.name).interpolation
 
 
 def batches(
@@ -128,7 +149,11 @@ def _open(
 def _stream(config: Any, source: data.Source, name: str) -> data.Stream:
   transform = evaluation_transform(config, source)
   if config.data.random_crop and source.image_size is None:
-    transform = data.decode.RandomCrop(config.data.image_size, padding=_crop_padding(config))
+    transform = data.decode.RandomCrop(
+      config.data.image_size,
+      fraction=crop_fraction(config),
+      interpolation=interpolation(config),
+    )
   return data.Stream(
     source,
     seed=config.seed,

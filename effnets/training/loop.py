@@ -28,6 +28,7 @@ from effnets.training import (
   optimizers,
   progress,
   signals,
+  start,
   state,
   step,
   writers,
@@ -140,6 +141,9 @@ def train(
 
   # 4. Workdir and logging; after the checks, so that a mistyped config claims no workdir.
   workdir = pathlib.Path(workdir)
+  begun = checkpoints.present(workdir / "checkpoints")
+  if config.weights and initial is None and not begun:
+    initial = start.variables(config, task)
   main_process = jax.process_index() == 0
   parallel.on_first(lambda: workdirs.claim(workdir, config))
   log = events.Events(workdir, active=main_process)
@@ -160,10 +164,11 @@ def train(
     schedule=ready.schedule,
     accumulate=config.accumulate,
     coupled_weight_decay=optimizers.coupled_weight_decay(config.optimizer),
+    decays=optimizers.decay_rule(config.optimizer),
     ema_decay=config.ema.decay,
   )
 
-  # 7. Restore: own workdir, then the given variables, then from scratch.
+  # 7. Restore: own workdir, then given variables, then `config.weights`, then from scratch.
   saver = checkpoints.Checkpoints(
     workdir / "checkpoints",
     keep=config.checkpoint.keep,
@@ -174,7 +179,8 @@ def train(
     variables = task.init(config.seed) if initial is None else parallel.to_host(initial)
     fresh = state.create(variables, ready.optimizer, seed=config.seed, average=average)
     current, first = placement.put(fresh, shardings), 0
-    logging.info("%s starts from %s.", name, "scratch" if initial is None else "given variables")
+    given = "given variables" if initial is not None else "scratch"
+    logging.info("%s starts from %s.", name, config.weights or given)
   else:
     with log.span("restore"):
       current, first, _ = saver.restore(abstract)
@@ -183,6 +189,7 @@ def train(
   if main_process:
     overview = parameter_overview.get_parameter_overview(current.params, include_stats="sharding")
     (workdir / "parameters.txt").write_text(overview + "\n")
+    workdirs.write_class_names(workdir, examples.class_names)
 
   # 8. Evaluators.
   predictor = evaluator.create(config, task, placement)

@@ -2,8 +2,12 @@
 
 from effnets.weights.catalog import Preprocessing as Preprocessing
 from effnets.weights.catalog import list_weights as list_weights
+from effnets.weights.choice import configure as configure
+from effnets.weights.choice import open_choice as open_choice
+from effnets.weights.choice import parse as parse
 from effnets.weights.convert import Imported as Imported
 from effnets.weights.convert import Report as Report
+from effnets.weights.convert import from_tensorflow as from_tensorflow
 from effnets.weights.convert import from_timm as from_timm
 from effnets.weights.convert import load as load
 from effnets.weights.convert import to_timm as to_timm

@@ -1,20 +1,22 @@
-"""The weight sets of timm: which network each belongs to, and how its pictures are prepared.
+"""Weight sets, timm's and the papers' own: the network of each, and how its pictures are prepared.
 
 An architecture is a model of ours with the settings under which its weights were made; a tag names
-one set of weights for it. `tf_` marks Google's own weights: TensorFlow's padding and epsilon. All
-others were trained in PyTorch, with its symmetric padding, epsilon and momentum.
-Source: huggingface/pytorch-image-models, default configurations of version 1.0.
+one set of weights for it. In timm's spelling `tf_` marks Google's own weights: TensorFlow's padding
+and epsilon. All others there were trained in PyTorch, with its symmetric padding, epsilon and
+momentum. The official checkpoints have the names of their archives, `efficientnet-b0`, `mixnet-s`
+or `v3-large_224_1.0_float`, and EfficientNet's those of their folders as tags.
+Source: huggingface/pytorch-image-models, default configurations of version 1.0; tensorflow/tpu,
+models/official/{efficientnet,mnasnet}; tensorflow/models, research/slim/nets.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
 
 from effnets import errors, models
-from effnets.models import blocks, families, mobilenet
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -41,20 +43,23 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-  """A network as timm builds it.
+  """A network as timm, or the code of its paper, builds it.
 
-  build: makes our module from `num_classes` and keyword overrides.
-  absent: tensors of ours that it has not, because its layer has none; they are zero here.
+  model: our name of it. settings: of `models.create`, under which the weights were made.
   tags: the preprocessing of each weight set, the default one first; `""` if none was published.
+  absent: tensors of ours that it has not, because its layer has none; they are zero here.
+  scope: the variable scope of a TensorFlow network (see `tensorflow.tensors`); "" for timm's.
   """
 
-  build: Callable[..., nn.Module]
+  model: str
+  settings: Mapping[str, Any]
   tags: Mapping[str, Preprocessing]
   absent: frozenset[str] = frozenset()
+  scope: str = ""
 
-  def create(self, num_classes: int) -> nn.Module:
-    """Returns the module."""
-    return self.build(num_classes=num_classes)
+  def create(self, num_classes: int, **overrides: Any) -> nn.Module:
+    """Returns the module; overrides: further settings of `models.create`."""
+    return models.create(self.model, num_classes, **{**self.settings, **overrides})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +92,11 @@ def _add(
   tags: Mapping[str, Preprocessing] | None = None,
   *,
   default: Preprocessing = Preprocessing(),
+  absent: Iterable[str] = (),
   **settings: Any,
 ) -> None:
-  build = functools.partial(models.create, model, **_settings(base), **settings)
-  _ARCHITECTURES[base] = Architecture(build, tags or {"": default})
+  settings = {**_settings(base), **settings}
+  _ARCHITECTURES[base] = Architecture(model, settings, tags or {"": default}, frozenset(absent))
 
 
 def _prepare(
@@ -233,26 +239,13 @@ _add(
 )
 
 
-def _early_v3(num_classes: int) -> nn.Module:
-  """Returns V3-Large as it was read from the paper before its code was out.
-
-  The first block does not add its input; squeeze-excitation has the block's own activation and a
-  width that is not rounded to 8; the hidden layer has no bias. Its epsilon is TensorFlow's.
-  """
-  rows = []
-  for index, row in enumerate(mobilenet.V3_LARGE.rows):
-    squeeze = row.squeeze
-    if squeeze is not None:
-      squeeze = dataclasses.replace(squeeze, divisor=1, activation=None)
-    rows.append(dataclasses.replace(row, squeeze=squeeze, skip=index > 0))
-  table: blocks.Table = dataclasses.replace(mobilenet.V3_LARGE, rows=tuple(rows))
-  return families.build(
-    table, num_classes=num_classes, **{**_settings("mobilenetv3_rw"), "epsilon": 1e-3}
-  )
-
-
-_ARCHITECTURES["mobilenetv3_rw"] = Architecture(
-  _early_v3, {"rmsp_in1k": _prepare()}, frozenset({"conv_head.bias"})
+# Its hidden layer has no bias; its epsilon is TensorFlow's.
+_add(
+  "mobilenetv3_rw",
+  "mobilenetv3_rw",
+  {"rmsp_in1k": _prepare()},
+  absent={"conv_head.bias"},
+  epsilon=1e-3,
 )
 
 _a = _prepare(224, 0.95)
@@ -300,6 +293,85 @@ for _name in ("resnet50", "resnet101", "resnet152"):
   _ALIASES[f"gluon_{_name}_v1b"] = f"{_name}.gluon_in1k"
 
 
+# The papers' own checkpoints.
+_FOLDERS = {  # of EfficientNet's, and timm's tag of the same weights
+  "ckptsaug": "aa_in1k",
+  "randaug": "ra_in1k",
+  "ckpts": "in1k",
+  "advprop": "ap_in1k",
+  "noisystudent": "ns_jft_in1k",
+}
+
+
+def _add_official(
+  base: str,
+  model: str,
+  scope: str,
+  tags: Mapping[str, Preprocessing] | Preprocessing = Preprocessing(),
+  **settings: Any,
+) -> None:
+  tags = {"": tags} if isinstance(tags, Preprocessing) else tags
+  settings = {"padding": "SAME", "epsilon": 1e-3, **settings}
+  _ARCHITECTURES[base] = Architecture(model, settings, tags, scope=scope)
+
+
+def _padded(image_size: int, **fields: Any) -> Preprocessing:
+  """Returns Google's preprocessing: the crop leaves out 32 of `image_size + 32` pixels."""
+  return _prepare(image_size, image_size / (image_size + 32), **fields)
+
+
+for _size, (_side, _) in _GOOGLE.items():
+  _tags = {
+    folder: _padded(_side, moments=_HALF if folder == "advprop" else _IMAGENET)
+    for folder, tag in _FOLDERS.items()
+    if _size in _TAGS[tag]
+  }
+  if _size == "l2":
+    _tags["noisystudent_475"] = _padded(475)
+  _base = f"efficientnet-{_size}"
+  _add_official(_base, f"efficientnet_{_size}", _base, _tags)
+  if _size in _TAGS["ns_jft_in1k"]:
+    for _suffix in ("", "_475") if _size == "l2" else ("",):
+      _ALIASES[f"noisy_student_{_base}{_suffix}"] = f"{_base}.noisystudent{_suffix}"
+
+_bilinear = _padded(224, interpolation="bilinear")
+for _name in ("a1", "b1", "small"):
+  _add_official(f"mnasnet-{_name}", f"mnasnet_{_name}", f"mnasnet-{_name}", _bilinear)
+for _width in ("035", "050", "075", "140"):
+  _add_official(
+    f"mnasnet-a1-{_width}", "mnasnet_a1", "mnasnet-a1", _bilinear, width=_WIDTHS[_width]
+  )
+for _name in ("s", "m", "l"):
+  _add_official(f"mixnet-{_name}", f"mixnet_{_name}", f"mixnet-{_name}", _bilinear)
+
+_SIDES = (224, 192, 160, 128, 96)
+for _version, _widths in (
+  ("1", (0.25, 0.5, 0.75, 1.0)),
+  ("2", (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)),
+):
+  for _wide in _widths:
+    for _side in _SIDES[:1] if _wide > 1 else _SIDES[:-1] if _version == "1" else _SIDES:
+      _add_official(
+        f"mobilenet_v{_version}_{_wide}_{_side}",
+        f"mobilenetv{_version}",
+        f"MobilenetV{_version}",
+        _prepare(_side, 0.875, "bilinear", _HALF),
+        width=_wide,
+      )
+for _name, _wide in (
+  *((name, wide) for name in ("large", "small") for wide in (1.0, 0.75)),
+  ("large-minimalistic", 1.0),
+  ("small-minimalistic", 1.0),
+):
+  _add_official(
+    f"v3-{_name}_224_{_wide}_float",
+    f"mobilenetv3_{_name.replace('-minimalistic', '_minimal')}",
+    "MobilenetV3",
+    _prepare(224, 0.875, "bilinear", _HALF),
+    width=_wide,
+  )
+
+
 def architectures() -> Mapping[str, Architecture]:
   """Returns every architecture by its name."""
   return _ARCHITECTURES
@@ -308,8 +380,12 @@ def architectures() -> Mapping[str, Architecture]:
 def list_weights() -> list[str]:
   """Returns the name of every architecture's weight sets, tag included where there is one.
 
+  timm's and those of the papers' own checkpoints, which are told apart by `Architecture.scope`.
+
   >>> [name for name in list_weights() if name.startswith("tf_efficientnet_b8")]
   ['tf_efficientnet_b8.ap_in1k', 'tf_efficientnet_b8.ra_in1k']
+  >>> [name for name in list_weights() if name.startswith("efficientnet-b8")]
+  ['efficientnet-b8.advprop', 'efficientnet-b8.randaug']
   """
   return sorted(
     f"{base}.{tag}".rstrip(".")
@@ -319,19 +395,22 @@ def list_weights() -> list[str]:
 
 
 def find(name: str) -> WeightSet:
-  """Returns what `name` stands for: timm's spelling, tag optional, also of its older versions.
+  """Returns what `name` stands for: in the source's spelling, tag optional, older ones too.
 
-  Without a tag it is timm's default weight set of that architecture; the tag `untrained` is that
+  Without a tag it is the architecture's default weight set: timm's choice; of an official
+  EfficientNet the one trained with AutoAugment, where there is one. The tag `untrained` is that
   too. A hub prefix (`timm/`, `hf-hub:timm/`) is left out.
   Raises: UserError for an unknown architecture or tag, with the nearest known ones.
   """
   spelled = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
-  base, _, tag = _ALIASES.get(spelled, spelled).partition(".")
+  spelled = _ALIASES.get(spelled, spelled)
+  # Multipliers in slim's names have a decimal point, which ends no architecture's name.
+  base, _, tag = (spelled, "", "") if spelled in _ARCHITECTURES else spelled.partition(".")
   base = _ALIASES.get(base, base)
   if base not in _ARCHITECTURES:
     known = [*_ARCHITECTURES, *_ALIASES]
     where = "`weights.list_weights()`"
-    raise errors.unknown("weights name", name, "a weight set of timm", known, where)
+    raise errors.unknown("weights name", name, "a weight set", known, where)
   architecture = _ARCHITECTURES[base]
   if tag in ("", "untrained"):
     tag = next(iter(architecture.tags))

@@ -1,4 +1,8 @@
-"""State dicts of timm to variables of ours, and back."""
+"""State dicts of timm and TensorFlow variables to variables of ours, and back to timm.
+
+Both go the same way: a layout (`layout.py` for timm, `tensorflow.py`) says which tensors a network
+has there and where each belongs here; the rest does not know where they come from.
+"""
 
 import dataclasses
 import os
@@ -10,22 +14,25 @@ import numpy as np
 from absl import logging
 
 from effnets import errors, models
-from effnets.weights import catalog, files, layout
+from effnets.weights import catalog, files, layout, tensorflow
+from effnets.weights.tensor import Tensor
 
-_HEADS = ("classifier", "fc")
+_CLASSIFIER = ("params", "classifier", "kernel")
+# Class 0 of TensorFlow's ImageNet networks with so many classes is the background.
+_WITH_BACKGROUND = 1001
 # Shapes of parameters do not depend on it; a small one traces as well as the real one.
 _IMAGE_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What became of the tensors of an imported state dict.
+  """What became of the tensors that were imported.
 
   name: the weight set, tag included. loaded: how many tensors were taken.
-  missing: tensors that the network needs and the state dict has not; they have initial values.
-  leftover: tensors of the state dict that the network has no place for.
+  missing: tensors that the network needs and the source has not; they have initial values.
+  leftover: tensors of the source that the network has no place for.
   replaced: tensors of the classifier that gave way to a new one with other classes.
-  Step counters of norms (`num_batches_tracked`) are not mentioned.
+  Step counters and optimizer slots are not mentioned.
   """
 
   name: str
@@ -116,17 +123,41 @@ def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
   tree[path[-1]] = value
 
 
+def _tensors(architecture: catalog.Architecture, module: nn.Module) -> tuple[Tensor, ...]:
+  """Returns the tensors that an architecture's layout has for what is in the module."""
+  if architecture.scope:
+    return tensorflow.tensors(module, architecture.scope)
+  return tuple(t for t in layout.tensors(module) if t.kind != "counter")
+
+
+def _needed(architecture: catalog.Architecture) -> tuple[Tensor, ...]:
+  """Returns those of them that the source has. The number of classes changes none of this."""
+  found = _tensors(architecture, architecture.create(1000))
+  return tuple(t for t in found if t.name not in architecture.absent)
+
+
+def _official(
+  arrays: Mapping[str, np.ndarray], needed: Sequence[Tensor]
+) -> Mapping[str, np.ndarray]:
+  """Returns TensorFlow's variables under their official names, where the layout knows them."""
+  renamed = tensorflow.rename(arrays, needed)
+  found: dict[str, np.ndarray] = {}
+  for name, value in arrays.items():
+    new = renamed.get(name, name)
+    found[name if new in found else new] = value
+  return found
+
+
 def _twins(arrays: Mapping[str, np.ndarray]) -> list[str]:
-  """Returns the architectures to which a state dict may belong, by names and channels."""
-  shapes, found = {name: value.shape for name, value in arrays.items()}, []
+  """Returns the architectures to which tensors may belong, by names and channels."""
+  found = []
+  plain = {name: arrays[given] for name, given in tensorflow.select(arrays).items()}
   for base, architecture in catalog.architectures().items():
-    needed = [
-      tensor
-      for tensor in layout.tensors(architecture.create(1000))
-      if tensor.kind != "counter" and tensor.name not in architecture.absent
-    ]
-    if {tensor.name for tensor in needed} == set(shapes) and all(
-      tensor.channels is None or shapes[tensor.name][:1] == (tensor.channels,) for tensor in needed
+    needed = _needed(architecture)
+    given = _official(plain, needed) if architecture.scope else arrays
+    if {tensor.name for tensor in needed} == set(given) and all(
+      tensor.channels is None or given[tensor.name].shape[:1] == (tensor.channels,)
+      for tensor in needed
     ):
       found.append(base)
   return found
@@ -137,10 +168,12 @@ def _listed(items: Sequence[str], *, sep: str = ", ", count: int = 4) -> str:
   return sep.join(items[:count]) + more
 
 
-def _classes(arrays: Mapping[str, np.ndarray]) -> int | None:
-  """Returns the classes of a state dict's classifier, or None if it has none."""
-  kernels = [arrays[f"{head}.weight"] for head in _HEADS if f"{head}.weight" in arrays]
-  return len(kernels[0]) if kernels and kernels[0].ndim == 2 else None
+def _classes(arrays: Mapping[str, np.ndarray], head: Tensor) -> int | None:
+  """Returns the classes of a classifier's kernel, or None if it is not there."""
+  kernel = arrays.get(head.name)
+  if kernel is None or kernel.ndim != len(head.theirs((1, 1))):
+    return None
+  return head.to_ours(kernel).shape[-1]
 
 
 def _check(
@@ -159,18 +192,94 @@ def _check(
   twins = _twins(arrays)
   if twins and entry.base not in twins:
     raise errors.UserError(
-      f"weights {entry.name!r}: this is the state dict of another network, "
+      f"weights {entry.name!r}: these are the tensors of another network, "
       f"{' or '.join(map(repr, twins))}. Give that name."
     )
   if len(common) - len(wrong) < len(shapes) / 2:
     raise errors.UserError(
-      f"weights {entry.name!r}: this is the state dict of another network: "
+      f"weights {entry.name!r}: these are the tensors of another network: "
       f"{len(common) - len(wrong)} of the {len(shapes)} tensors needed are in it, and it has "
       f"{len(arrays)}, such as {_listed(list(arrays))}."
     )
   if wrong:
     told = [f"{name} has shape {arrays[name].shape}, needed is {shapes[name]}" for name in wrong]
     raise errors.UserError(f"weights {entry.name!r}: {_listed(told, sep='; ')}.")
+
+
+def _import(
+  entry: catalog.WeightSet,
+  arrays: Mapping[str, np.ndarray],
+  *,
+  num_classes: int | None,
+  replace_head: bool,
+  seed: int,
+) -> Imported:
+  """Returns tensors of either source as a module and its variables."""
+  architecture = entry.architecture
+  needed = _needed(architecture)
+  if architecture.scope:
+    arrays = _official(arrays, needed)
+    if num_classes != _WITH_BACKGROUND:
+      arrays = _without_background(arrays, needed)
+  given = _classes(arrays, next(t for t in needed if t.path == _CLASSIFIER))
+  classes = num_classes or given or 1000
+  if given not in (None, classes) and not replace_head:
+    raise errors.UserError(
+      f"weights {entry.name!r}: their classifier has {given} classes, num_classes={classes} was "
+      "asked for; replace_head=True drops it for a new one, num_classes=None keeps it."
+    )
+  module = architecture.create(given or classes)
+  leaves = _shapes(module)
+  shapes = {t.name: t.theirs(leaves[t.path]) for t in needed}
+  _check(entry, arrays, shapes)
+
+  replaced = set()
+  if given not in (None, classes):
+    module = architecture.create(classes)
+    replaced = {t.name for t in needed if t.path[1] == "classifier"}
+  missing = tuple(key for key in shapes if key not in arrays)
+  initial = models.init(module, seed, image_size=_IMAGE_SIZE) if missing or replaced else {}
+  variables: dict[str, Any] = {}
+  for tensor in needed:
+    if tensor.name in replaced or tensor.name not in arrays:
+      value = _get(initial, tensor.path)
+    else:
+      value = tensor.to_ours(arrays[tensor.name])
+    _put(variables, tensor.path, value)
+  for tensor in _tensors(architecture, module):
+    if tensor.name in architecture.absent:
+      _put(variables, tensor.path, np.zeros(leaves[tensor.path], np.float32))
+  report = Report(
+    name=entry.name,
+    loaded=len(shapes) - len(missing) - len(replaced.difference(missing)),
+    missing=missing,
+    leftover=tuple(key for key in arrays if key not in shapes),
+    replaced=tuple(key for key in shapes if key in replaced and key in arrays),
+  )
+  if not report.complete:
+    logging.warning("%s", report)
+  return Imported(module, variables, entry.preprocessing, report)
+
+
+def _without_background(
+  arrays: Mapping[str, np.ndarray], needed: Sequence[Tensor]
+) -> Mapping[str, np.ndarray]:
+  """Returns the arrays without class 0 of a classifier of 1,001 classes; others as they are."""
+  heads = [t.name for t in needed if t.path[1] == "classifier" and t.name in arrays]
+  if any(arrays[name].shape[-1:] != (_WITH_BACKGROUND,) for name in heads):
+    return arrays
+  return {**arrays, **{name: arrays[name][..., 1:] for name in heads}}
+
+
+def _found(name: str, *, official: bool) -> catalog.WeightSet:
+  """Returns the weight set of a name that has to be of one of the two sources."""
+  entry = catalog.find(name)
+  if bool(entry.architecture.scope) != official:
+    theirs, right = (
+      ("an official one", "from_tensorflow") if not official else ("timm's", "from_timm")
+    )
+    raise errors.UserError(f"weights name={name!r} is {theirs}; `weights.{right}` takes it.")
+  return entry
 
 
 def from_timm(
@@ -193,46 +302,41 @@ def from_timm(
     UserError for an unknown name, the state dict of another network, a tensor of the wrong shape,
     or other classes without `replace_head`.
   """
-  entry = catalog.find(name)
+  entry = _found(name, official=False)
   arrays = _arrays(entry.name, state_dict)
-  given = _classes(arrays)
-  classes = num_classes or given or 1000
-  if given not in (None, classes) and not replace_head:
-    raise errors.UserError(
-      f"weights {entry.name!r}: their classifier has {given} classes, num_classes={classes} was "
-      "asked for; replace_head=True drops it for a new one, num_classes=None keeps it."
-    )
-  module = entry.architecture.create(given or classes)
-  tensors = [tensor for tensor in layout.tensors(module) if tensor.kind != "counter"]
-  leaves, absent = _shapes(module), entry.architecture.absent
-  shapes = {t.name: t.theirs(leaves[t.path]) for t in tensors if t.name not in absent}
-  _check(entry, arrays, shapes)
+  return _import(entry, arrays, num_classes=num_classes, replace_head=replace_head, seed=seed)
 
-  replaced = set()
-  if given not in (None, classes):
-    module = entry.architecture.create(classes)
-    replaced = {t.name for t in tensors if t.path[1] == "classifier"}
-  missing = tuple(key for key in shapes if key not in arrays)
-  initial = models.init(module, seed, image_size=_IMAGE_SIZE) if missing or replaced else {}
-  variables: dict[str, Any] = {}
-  for tensor in tensors:
-    if tensor.name in absent:
-      value = np.zeros(leaves[tensor.path], np.float32)
-    elif tensor.name in replaced or tensor.name not in arrays:
-      value = _get(initial, tensor.path)
-    else:
-      value = tensor.to_ours(arrays[tensor.name])
-    _put(variables, tensor.path, value)
-  report = Report(
-    name=entry.name,
-    loaded=len(shapes) - len(missing) - len(replaced.difference(missing)),
-    missing=missing,
-    leftover=tuple(key for key in arrays if key not in shapes),
-    replaced=tuple(key for key in shapes if key in replaced and key in arrays),
+
+def from_tensorflow(
+  name: str,
+  arrays: Mapping[str, Any],
+  *,
+  num_classes: int | None = None,
+  replace_head: bool = False,
+  seed: int = 0,
+) -> Imported:
+  """Returns a paper's own weight set as a module of ours and its variables.
+
+  The moving average of a variable is taken where there is one, which is what the papers measured;
+  optimizer slots and step counters are left out. Of 1,001 classes the first, the background, is
+  left out too, unless `num_classes` is 1001.
+
+  Args:
+    name: as the paper's code spells it, tag optional: `efficientnet-b0.noisystudent`, `mixnet-s`,
+      `v3-large_224_1.0_float`.
+    arrays: the checkpoint's variables by name (see `files.Checkpoint`). Others: see `from_timm`.
+  Raises: UserError as `from_timm`.
+  """
+  entry = _found(name, official=True)
+  if isinstance(arrays, Mapping):
+    arrays = {plain: arrays[given] for plain, given in tensorflow.select(arrays).items()}
+  return _import(
+    entry,
+    _arrays(entry.name, arrays),
+    num_classes=num_classes,
+    replace_head=replace_head,
+    seed=seed,
   )
-  if not report.complete:
-    logging.warning("%s", report)
-  return Imported(module, variables, entry.preprocessing, report)
 
 
 def to_timm(module: nn.Module | str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -287,11 +391,12 @@ def load(
   """Returns a weight set that is in a file or on the Hugging Face hub.
 
   Args:
-    name: in the source's spelling, tag included: `tf_efficientnet_b0.ns_jft_in1k`.
-    source: see `files.read`. The others: see `from_timm`.
-  Raises: UserError as `files.read` and `from_timm`; for a wrong name before anything is read.
+    name: in the source's spelling, tag included: `tf_efficientnet_b0.ns_jft_in1k`, or of a paper's
+      own checkpoint, `efficientnet-b0.noisystudent`.
+    source: see `files.read`. The others: see `from_timm` and `from_tensorflow`.
+  Raises: UserError as `files.read` and they; for a wrong name before anything is read.
   """
-  catalog.find(name)
-  return from_timm(
+  take = from_tensorflow if catalog.find(name).architecture.scope else from_timm
+  return take(
     name, files.read(source), num_classes=num_classes, replace_head=replace_head, seed=seed
   )

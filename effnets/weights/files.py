@@ -1,16 +1,18 @@
-"""State dicts from files and from the Hugging Face hub.
+"""State dicts from files and from the Hugging Face hub, variables from TensorFlow checkpoints.
 
-Nothing here runs code that a file brings along: NumPy reads without pickle, and PyTorch's own files
-are opened only with `weights_only=True`.
+Nothing here runs code that a file brings along: NumPy reads without pickle, PyTorch's own files are
+opened only with `weights_only=True`, and a TensorFlow checkpoint is a table of plain arrays.
 """
 
+import contextlib
 import importlib
 import os
 import pathlib
 import re
+import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import huggingface_hub
@@ -18,6 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import logging as hub_logging
 
 from effnets import errors
 
@@ -69,6 +72,124 @@ def _torch(path: pathlib.Path) -> Mapping[str, Any]:
   return found
 
 
+class Checkpoint(Mapping[str, np.ndarray]):
+  """The variables of a TensorFlow checkpoint by name; each is read when it is asked for.
+
+  prefix: path of the checkpoint without `.index` or `.data-...`.
+  """
+
+  def __init__(self, prefix: pathlib.Path):
+    """Opens a checkpoint, through TensorFlow.
+
+    Raises: UserError if a file of it is missing or damaged, or TensorFlow is not installed.
+    """
+    self._prefix = prefix
+    self._check_files()
+    try:
+      with _silence():
+        tensorflow = importlib.import_module("tensorflow")
+    except ImportError as error:
+      raise errors.UserError(
+        f"{prefix} is a TensorFlow checkpoint, and TensorFlow, which reads it, is not installed: "
+        "`pip install 'effnets[tf]'`, or use timm's copy of Google's weights, 'timm/tf_...' on the "
+        "Hugging Face hub."
+      ) from error
+    try:
+      self._reader = tensorflow.train.load_checkpoint(os.fspath(prefix))
+      self._names = dict.fromkeys(sorted(self._reader.get_variable_to_shape_map()))
+    except Exception as error:  # TensorFlow's errors and ValueError, as the damage will have it
+      raise self._damaged(error) from error
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    if name not in self:
+      raise KeyError(name)
+    try:
+      return self._reader.get_tensor(name)
+    except Exception as error:
+      raise self._damaged(error) from error
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._names)
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def __contains__(self, name: object) -> bool:
+    return name in self._names
+
+  def _check_files(self) -> None:
+    folder, name = self._prefix.parent, self._prefix.name
+    parts = [re.fullmatch(re.escape(name) + _DATA, path.name) for path in folder.iterdir()]
+    found = {int(part[1]): int(part[2]) for part in parts if part}
+    missing = set(range(max(found.values(), default=1))).difference(found)
+    if missing:
+      of = max(found.values(), default=1)
+      raise errors.UserError(
+        f"{self._prefix} is a TensorFlow checkpoint without its values: "
+        f"{name}.data-{min(missing):05d}-of-{of:05d} is missing beside {name}.index."
+      )
+
+  def _damaged(self, error: Exception) -> errors.UserError:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return errors.UserError(
+      f"{self._prefix} is no whole TensorFlow checkpoint: {reason[0]}. It may be cut short; fetch "
+      "it again."
+    )
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+  """Keeps what C++ writes to the error output away: TensorFlow greets with lines about the CPU."""
+  sys.stderr.flush()
+  kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(nowhere, 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(nowhere)
+
+
+_DATA = r"\.data-(\d{5})-of-(\d{5})"
+
+
+def _prefix(path: pathlib.Path) -> pathlib.Path | None:
+  """Returns the prefix of the TensorFlow checkpoint that `path` means, or None if it means none.
+
+  Raises: UserError if a folder has several, and does not say which is the last.
+  """
+  if not path.is_dir():
+    name = re.sub(rf"(\.index|\.meta|{_DATA})$", "", path.name)
+    prefix = path.with_name(name)
+    known = path.with_name(f"{name}.index").is_file()
+    if not known and re.search(f"{_DATA}$", path.name) and path.is_file():
+      raise errors.UserError(
+        f"source={str(path)!r} is one part of a TensorFlow checkpoint, whose {name}.index is not "
+        "beside it."
+      )
+    return prefix if known and (prefix != path or not path.exists()) else None
+  prefixes = sorted(p.with_suffix("") for p in path.glob("*.index") if p.is_file())
+  record = path / "checkpoint"
+  if record.is_file():
+    told = re.search(r'^model_checkpoint_path: "(.*)"', record.read_text("utf-8", "replace"), re.M)
+    # The path may be the one on the machine where it was written; the files lie here.
+    last = path / pathlib.PurePath(told[1]).name if told else None
+    if last in prefixes:
+      return last
+  if len(prefixes) > 1:
+    raise errors.UserError(
+      f"source={str(path)!r}: this folder has {len(prefixes)} TensorFlow checkpoints; give the "
+      f"path of one, such as {str(prefixes[-1])!r}."
+    )
+  if record.is_file() and not prefixes:
+    raise errors.UserError(
+      f"source={str(path)!r}: the file `checkpoint` in it tells of a TensorFlow checkpoint, of "
+      "which no .index file is there."
+    )
+  return prefixes[0] if prefixes else None
+
+
 _READERS: dict[str, Callable[[pathlib.Path], Mapping[str, Any]]] = {
   ".safetensors": _safetensors,
   ".npz": _npz,
@@ -87,6 +208,8 @@ def _file(path: pathlib.Path) -> Mapping[str, Any]:
 
 def _hub(repository: str) -> pathlib.Path:
   repository = re.sub("^hf[-_]hub:", "", repository)
+  # Its notes of every retry would bury the one message that counts.
+  hub_logging.set_verbosity_error()
   for name in HUB_FILES:
     try:
       return pathlib.Path(huggingface_hub.hf_hub_download(repository, name))
@@ -125,27 +248,33 @@ def read(source: str | os.PathLike[str]) -> Mapping[str, Any]:
   """Returns the state dict that `source` holds.
 
   Args:
-    source: path of a `.safetensors`, `.npz`, `.pth`, `.pt` or `.bin` file, of a folder with one of
-      `HUB_FILES`, or a Hugging Face id (`owner/name`). What exists as a path is taken as a path.
-  Raises: UserError if there is none, it cannot be read, or PyTorch is needed and not installed.
+    source: path of a `.safetensors`, `.npz`, `.pth`, `.pt` or `.bin` file, of a TensorFlow
+      checkpoint (with or without `.index`), of a folder with a checkpoint or one of `HUB_FILES`, or
+      a Hugging Face id (`owner/name`). What exists as a path is taken as a path.
+  Raises: UserError if there is none, it cannot be read, or PyTorch or TensorFlow is needed and not
+    installed.
   """
   path = pathlib.Path(source).expanduser()
-  if path.is_file():
-    return _file(path)
   if path.is_dir():
     for name in HUB_FILES:
       if (path / name).is_file():
         return _file(path / name)
-    raise errors.UserError(f"source={str(path)!r}: this folder has none of {', '.join(HUB_FILES)}.")
-  if path.with_name(path.name + ".index").is_file():
+  prefix = _prefix(path)
+  if prefix is not None:
+    return Checkpoint(prefix)
+  if path.is_file():
+    return _file(path)
+  if path.is_dir():
+    inside = sorted({str(p.parent) for p in path.glob("*/*.index")})
+    more = f"; there is a TensorFlow checkpoint in {' and '.join(inside)}" if inside else ""
     raise errors.UserError(
-      f"source={str(path)!r} is a TensorFlow checkpoint; formats that are read: "
-      f"{', '.join(_READERS)}. timm has Google's weights as 'timm/tf_...' on the Hugging Face hub."
+      f"source={str(path)!r}: this folder has none of {', '.join(HUB_FILES)} and no TensorFlow "
+      f"checkpoint{more}."
     )
   text = os.fspath(source)
   if path.suffix.lower() not in _READERS and _HUB_ID.fullmatch(text):
     return _file(_hub(text))
   raise errors.UserError(
-    f"source={text!r} does not exist; it should be a file ({', '.join(_READERS)}) or a Hugging "
-    "Face id such as 'timm/tf_efficientnet_b0.ns_jft_in1k'."
+    f"source={text!r} does not exist; it should be a file ({', '.join(_READERS)}), a TensorFlow "
+    "checkpoint or a Hugging Face id such as 'timm/tf_efficientnet_b0.ns_jft_in1k'."
   )

@@ -6,46 +6,12 @@ convolution behind a depthwise one is `conv_pw` in a block without expansion, `c
 with. ResNets have names of their own. Kernels are OIHW there and HWIO here, dense ones OI and IO.
 """
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import flax.linen as nn
-import numpy as np
 
 from effnets.models import blocks
-
-# timm's axes in our order, by the kind of tensor.
-_AXES = {"conv": (2, 3, 1, 0), "dense": (1, 0), "vector": (0,)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-  """One tensor of timm's and where it belongs.
-
-  name: timm's. path: collection and names of our leaf; () for a norm's step counter, which we have
-  not. kind: `conv`, `dense`, `vector` or `counter`. channels: of the output, where the table says.
-  """
-
-  name: str
-  path: tuple[str, ...]
-  kind: str
-  channels: int | None = None
-
-  def theirs(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns timm's shape of a leaf that has `shape` here."""
-    axes = _AXES[self.kind]
-    return tuple(shape[axes.index(axis)] for axis in range(len(axes)))
-
-  def to_ours(self, value: np.ndarray) -> np.ndarray:
-    """Returns timm's values in our layout, float32 and contiguous."""
-    return np.ascontiguousarray(value.transpose(_AXES[self.kind]), np.float32)
-
-  def to_theirs(self, value: Any) -> np.ndarray:
-    """Returns our values in timm's layout, float32 and contiguous."""
-    return np.ascontiguousarray(
-      np.asarray(value, np.float32).transpose(np.argsort(_AXES[self.kind]))
-    )
+from effnets.weights.tensor import Tensor
 
 
 def _conv(name: str, *path: str, parts: int = 1) -> Iterator[Tensor]:

@@ -70,13 +70,33 @@ def test_random_crop_is_a_function_of_seed_and_position():
   [(256, 300, 224, 32, 224), (500, 375, 224, 32, 328), (32, 32, 32, 0, 32), (40, 30, 600, 32, 28)],
 )
 def test_centre_crop(height, width, size, padding, side):
-  top, left, h, w = decode.centre_box(height, width, size, padding)
+  fraction = size / (size + padding)
+  top, left, h, w = decode.centre_box(height, width, fraction)
   assert (h, w) == (side, side)
   assert abs((height - side) / 2 - top) <= 0.5 and abs((width - side) / 2 - left) <= 0.5
-  image = decode.CentreCrop(size, padding)({"image": _ramp(height, width)})["image"]
+  image = decode.CentreCrop(size, fraction)({"image": _ramp(height, width)})["image"]
   assert image.shape == (size, size, 3)
   if size == side:  # nothing is resized: the pixels themselves
     np.testing.assert_array_equal(image, _ramp(height, width)[top : top + side, left : left + side])
+
+
+def test_centre_box_is_the_whole_number_that_integers_give():
+  for size in range(1, 300, 7):
+    for padding in (0, 1, 4, 32):
+      for side in range(1, 600, 13):
+        expected = max(1, size * side // (size + padding))
+        assert decode.centre_box(side, 900, size / (size + padding))[2] == expected
+
+
+def test_squash_keeps_all_sides():
+  picture = _ramp(40, 80)
+  assert decode.centre_box(40, 80, 0.5, squash=True) == (10, 20, 20, 40)
+  whole = decode.CentreCrop(20, 1.0, "bilinear", squash=True)({"image": picture})["image"]
+  # Both ramps keep their ends: every second row and every fourth column, at pixel centres.
+  peer = np.asarray(Image.fromarray(picture).resize((20, 20), Image.Resampling.BILINEAR))
+  np.testing.assert_array_equal(whole, peer)
+  cut = decode.CentreCrop(20, 1.0, "bilinear")({"image": picture})["image"]
+  assert not np.array_equal(whole, cut)
 
 
 def test_no_attempt_fits_gives_the_centre_crop():
@@ -140,3 +160,5 @@ def test_settings_are_checked():
     decode.RandomCrop(8, area=(0, 1))
   with pytest.raises(ValueError, match="size must be > 0"):
     decode.CentreCrop(0)
+  with pytest.raises(ValueError, match="one of .'bilinear', 'bicubic'"):
+    decode.CentreCrop(8, interpolation="nearest")

@@ -12,7 +12,8 @@ TIMM = json.loads((pathlib.Path(__file__).parent / "data" / "timm_1.0.31.json").
 
 
 def test_architectures_are_those_of_timm():
-  assert set(catalog.architectures()) == set(TIMM)
+  ours = {base for base, found in catalog.architectures().items() if not found.scope}
+  assert ours == set(TIMM)
 
 
 @pytest.mark.parametrize("base", TIMM)
@@ -45,12 +46,40 @@ def test_padding_and_epsilon(base, padding, epsilon):
   assert (module.padding, module.epsilon, module.num_classes) == (padding, epsilon, 7)
 
 
+@pytest.mark.parametrize(
+  "name,model,image_size,crop,interpolation,centred",
+  [
+    # Google's networks see size / (size + 32) of the short side; AdvProp and slim centre on 0.
+    ("efficientnet-b0", "efficientnet_b0", 224, 224 / 256, "bicubic", False),
+    ("efficientnet-b8", "efficientnet_b8", 672, 672 / 704, "bicubic", False),
+    ("efficientnet-b5.advprop", "efficientnet_b5", 456, 456 / 488, "bicubic", True),
+    ("efficientnet-l2.noisystudent_475", "efficientnet_l2", 475, 475 / 507, "bicubic", False),
+    ("mnasnet-a1-075", "mnasnet_a1", 224, 0.875, "bilinear", False),
+    ("mnasnet-small", "mnasnet_small", 224, 0.875, "bilinear", False),
+    ("mixnet-l", "mixnet_l", 224, 0.875, "bilinear", False),
+    ("v3-small-minimalistic_224_1.0_float", "mobilenetv3_small_minimal", 224, 0.875, "bilinear", 1),
+    ("mobilenet_v2_0.35_96", "mobilenetv2", 96, 0.875, "bilinear", True),
+    ("mobilenet_v1_0.25_128", "mobilenetv1", 128, 0.875, "bilinear", True),
+  ],
+)
+def test_official_checkpoints(name, model, image_size, crop, interpolation, centred):
+  entry = catalog.find(name)
+  found = entry.preprocessing
+  assert entry.architecture.model == model and entry.name in weights.list_weights()
+  assert (found.image_size, found.interpolation) == (image_size, interpolation)
+  assert found.crop_fraction == pytest.approx(crop)
+  assert (found.mean == (0.5, 0.5, 0.5)) == centred
+  module = entry.architecture.create(7)
+  assert (module.padding, module.epsilon) == ("SAME", 1e-3)
+
+
 def test_block_rules():
   def make(base):
     return catalog.architectures()[base].create(10)
 
   assert make("mnasnet_small").rows[0].declared is None
   assert models.create("mnasnet_small").rows[0].declared == 16
+  assert make("mnasnet-small").rows[0].declared == 16  # the official code's rule
   assert make("mobilenetv3_small_050").stem == 16
   assert models.create("mobilenetv3_small_050").stem == 8
   assert make("mobilenetv2_110d").head == 1280 and make("mobilenetv2_140").head == 1792
@@ -67,6 +96,10 @@ def test_block_rules():
     ("timm/tf_mixnet_s.in1k", "tf_mixnet_s.in1k"),
     ("mnasnet_050.untrained", "mnasnet_050"),
     ("tv_resnet50", "resnet50.tv_in1k"),
+    ("efficientnet-b0", "efficientnet-b0.ckptsaug"),
+    ("noisy_student_efficientnet-b3", "efficientnet-b3.noisystudent"),
+    ("noisy_student_efficientnet-l2_475", "efficientnet-l2.noisystudent_475"),
+    ("v3-large_224_0.75_float", "v3-large_224_0.75_float"),
   ],
 )
 def test_other_spellings(alias, full):
@@ -80,6 +113,9 @@ def test_other_spellings(alias, full):
     ("tf_efficientnet_bo", "'tf_efficientnet_b0'"),
     ("tf_efficientnet_b0.ns_jft", "'tf_efficientnet_b0.ns_jft_in1k'"),
     ("tf_efficientnet_b6.in1k", "'tf_efficientnet_b6.aa_in1k'"),
+    ("efficientnet-b9", "'efficientnet-b8'"),
+    ("efficientnet-b6.ckpts", "'efficientnet-b6.ckptsaug'"),
+    ("v3-large_224_1.0_uint8", "'v3-large_224_1.0_float'"),
   ],
 )
 def test_unknown_names(name, nearest):

@@ -72,9 +72,6 @@ def test_formats_that_are_not_read(tmp_path):
     files.read(tmp_path / "w.h5")
   with pytest.raises(errors.UserError, match="none of model.safetensors"):
     files.read(tmp_path)
-  (tmp_path / "model.ckpt-1.index").write_bytes(b"1")
-  with pytest.raises(errors.UserError, match="TensorFlow checkpoint"):
-    files.read(tmp_path / "model.ckpt-1")
 
 
 def test_pytorch_files_need_pytorch(tmp_path, monkeypatch):

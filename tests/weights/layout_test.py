@@ -4,7 +4,6 @@ import json
 import pathlib
 import zlib
 
-import numpy as np
 import pytest
 
 from effnets.weights import catalog, layout
@@ -19,16 +18,3 @@ def test_names_and_their_order(base):
   names = [name for name in names if name not in architecture.absent]
   assert len(names) == TIMM[base]["keys"]
   assert zlib.crc32("\n".join(names).encode()) == TIMM[base]["names"]
-
-
-def test_axes():
-  value = np.arange(2 * 3 * 5 * 7, dtype=np.float32).reshape(2, 3, 5, 7)  # O I H W
-  kernel = layout.Tensor("x.weight", ("params", "x"), "conv")
-  ours = kernel.to_ours(value)
-  assert ours.shape == (5, 7, 3, 2) and ours.flags.c_contiguous
-  assert ours[4, 6, 2, 1] == value[1, 2, 4, 6]
-  assert kernel.theirs(ours.shape) == value.shape
-  np.testing.assert_array_equal(kernel.to_theirs(ours), value)
-  dense = layout.Tensor("x.weight", ("params", "x"), "dense")
-  np.testing.assert_array_equal(dense.to_ours(value[0, 0]), value[0, 0].T)
-  assert dense.theirs((7, 5)) == (5, 7)
