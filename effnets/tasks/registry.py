@@ -82,7 +82,7 @@ def _classification(
     raise errors.UserError(
       f"config.task.temperature={task.temperature} is not positive; 1 leaves soft labels alone."
     )
-  if task.mixup and (step_batch // placement.batch_shards) % task.mixup_group:
+  if (task.mixup or task.cutmix) and (step_batch // placement.batch_shards) % task.mixup_group:
     raise errors.UserError(
       f"config.task.mixup_group={task.mixup_group} does not divide the "
       f"{step_batch // placement.batch_shards} images of a device; 2 always does for even numbers."
@@ -98,6 +98,8 @@ def _classification(
     label_smoothing=task.label_smoothing,
     temperature=task.temperature,
     mixup=task.mixup,
+    cutmix=task.cutmix,
+    cutmix_probability=task.cutmix_probability,
     mixup_group=task.mixup_group,
     dtype=jnp.dtype(config.model.dtype),
   )
@@ -105,12 +107,21 @@ def _classification(
 
 def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
   """Returns the device-side augmentation; None if nothing is switched on."""
-  if not settings["randaugment"]["layers"]:
-    augment.create({**settings, "randaugment": {**settings["randaugment"], "layers": 1}})  # checks
-    settings["randaugment"] = None
-  if not any(settings.get(name) for name in ("crop", "flip", "shift", "randaugment")):
-    return None
-  return augment.create(settings)
+  # What is off is still checked. Each of these has one setting that switches it off.
+  for name, switch, value in (
+    ("autoaugment", "policy", "v0"),
+    ("randaugment", "layers", 1),
+    ("erasing", "probability", 1.0),
+  ):
+    section = settings.get(name)
+    if section is None:
+      continue
+    if not section[switch]:
+      augment.create({name: {**section, switch: value}})
+      settings[name] = None
+  policy = augment.create(settings)
+  on = ("crop", "flip", "shift", "autoaugment", "randaugment", "cutout", "erasing")
+  return policy if any(settings.get(name) for name in on) else None
 
 
 _TASKS = {"classification": _classification}
