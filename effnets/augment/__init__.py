@@ -14,6 +14,7 @@ from effnets.augment.crops import shift as shift
 from effnets.augment.erasing import cutout as cutout
 from effnets.augment.erasing import random_erasing as random_erasing
 from effnets.augment.mix import cutmix as cutmix
+from effnets.augment.mix import mix as mix
 from effnets.augment.mix import mixup as mixup
 from effnets.augment.mix import smooth_one_hot as smooth_one_hot
 from effnets.augment.normalization import normalize as normalize
@@ -23,4 +24,5 @@ from effnets.augment.policy import create as create
 from effnets.augment.randaugment import OPERATION_LISTS as OPERATION_LISTS
 from effnets.augment.randaugment import RandAugment as RandAugment
 from effnets.augment.sheet import contact_sheet as contact_sheet
+from effnets.augment.sheet import grid as grid
 from effnets.augment.sheet import write_png as write_png

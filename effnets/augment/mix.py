@@ -1,5 +1,7 @@
 """Soft targets, mixup and CutMix."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -64,13 +66,13 @@ def mixup(
   # max(m, 1 - m) folds the sign.
   m = jax.nn.sigmoid(jnp.abs(_log_odds(keys, alpha)))
 
-  def mix(values):
+  def blend(values):
     weight = m.reshape(-1, *[1] * (values.ndim - 1))
     partners = _partners(values, group).astype(jnp.float32)
     mixed = weight * values.astype(jnp.float32) + (1 - weight) * partners
     return mixed.astype(values.dtype)
 
-  return mix(images), mix(targets)
+  return blend(images), blend(targets)
 
 
 def cutmix(
@@ -130,6 +132,36 @@ def cutmix(
   return (
     jnp.where(taken[:, None, None, None], mixed_images, own_images),
     jnp.where(taken[:, None], mixed.astype(targets.dtype), own_targets),
+  )
+
+
+def mix(
+  images: Float[Array, "b h w c"],
+  targets: Float[Array, "b k"],
+  keys: Mapping[str, Key[Array, "b"]],
+  *,
+  mixup_alpha: float = 0.0,
+  cutmix_alpha: float = 0.0,
+  cutmix_probability: float = 1.0,
+  group: int | None = None,
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b k"]]:
+  """Returns images and targets after CutMix where it is drawn, after mixup elsewhere; 0 is off.
+
+  keys: of the streams `mixup` and `cutmix`. The rest: see these functions.
+  """
+  mixed = images, targets
+  if mixup_alpha:
+    mixed = mixup(images, targets, keys["mixup"], alpha=mixup_alpha, group=group)
+  if not cutmix_alpha:
+    return mixed
+  return cutmix(
+    images,
+    targets,
+    keys["cutmix"],
+    alpha=cutmix_alpha,
+    probability=cutmix_probability,
+    group=group,
+    otherwise=mixed,
   )
 
 

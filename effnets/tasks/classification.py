@@ -1,7 +1,7 @@
 """Image classification with hard and soft labels."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -77,7 +77,15 @@ class Classification:
       images = self.placement.per_example(self.policy)(images, keys["augment"])
     images = self._inputs(images)
     targets = self.targets(batch)
-    images, targets = self.mix(images, targets, keys)
+    images, targets = augment.mix(
+      images,
+      targets,
+      keys,
+      mixup_alpha=self.mixup,
+      cutmix_alpha=self.cutmix,
+      cutmix_probability=self.cutmix_probability,
+      group=self.mixup_group,
+    )
     logits, model_state = self.module.apply(
       variables,
       self.placement.split_images(images),
@@ -99,28 +107,6 @@ class Classification:
     if "soft" in batch:
       metrics["agreement"] = (jnp.sum(correct * (1 - true)), jnp.sum(1 - true))
     return jnp.mean(weight * entropy), base.Aux(metrics, dict(model_state))
-
-  def mix(
-    self,
-    images: Float[Array, "b h w 3"],
-    targets: Float[Array, "b k"],
-    keys: Mapping[str, Key[Array, "b"]],
-  ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b k"]]:
-    """Returns images and targets after mixup and CutMix; `keys` of the streams named so."""
-    mixed = images, targets
-    if self.mixup:
-      mixed = augment.mixup(*mixed, keys["mixup"], alpha=self.mixup, group=self.mixup_group)
-    if not self.cutmix:
-      return mixed
-    return augment.cutmix(
-      images,
-      targets,
-      keys["cutmix"],
-      alpha=self.cutmix,
-      probability=self.cutmix_probability,
-      group=self.mixup_group,
-      otherwise=mixed,
-    )
 
   def targets(self, batch: base.Batch) -> Float[Array, "b k"]:
     """Returns the target distribution of each example."""

@@ -94,7 +94,7 @@ def _classification(
     num_classes=num_classes,
     mean=tuple(config.data.mean) or entry.mean,
     std=tuple(config.data.std) or entry.std,
-    policy=_policy(config.augment.to_dict()),
+    policy=policy(config),
     label_smoothing=task.label_smoothing,
     temperature=task.temperature,
     mixup=task.mixup,
@@ -105,9 +105,13 @@ def _classification(
   )
 
 
-def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
-  """Returns the device-side augmentation; None if nothing is switched on."""
-  # What is off is still checked. Each of these has one setting that switches it off.
+def policy(config: Any) -> augment.policy.Policy | None:
+  """Returns the device-side augmentation of `config`; None if nothing is switched on.
+
+  Raises: UserError for a setting that is none or out of range, also of what is off.
+  """
+  settings = config.augment.to_dict()
+  # Each of these has one setting that switches it off.
   for name, switch, value in (
     ("autoaugment", "policy", "v0"),
     ("randaugment", "layers", 1),
@@ -119,9 +123,9 @@ def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
     if not section[switch]:
       augment.create({name: {**section, switch: value}})
       settings[name] = None
-  policy = augment.create(settings)
+  made = augment.create(settings)
   on = ("crop", "flip", "shift", "autoaugment", "randaugment", "cutout", "erasing")
-  return policy if any(settings.get(name) for name in on) else None
+  return made if any(settings.get(name) for name in on) else None
 
 
 _TASKS = {"classification": _classification}
