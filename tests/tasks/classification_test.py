@@ -158,7 +158,7 @@ def test_cutmix_mixes_labels_as_it_mixes_pixels(probability):
   count = 32
   white = np.arange(count) % 2
   batch = {
-    "image": np.broadcast_to(255 * white[:, None, None, None], (count, 4, 4, 3)).astype(np.uint8),
+    "image": np.tile(255 * white[:, None, None, None], (1, 12, 12, 3)).astype(np.uint8),
     "label": white.astype(np.int32),
     "weight": np.ones(count, np.float32),
     "position": np.stack([np.zeros(count), np.arange(count)], 1).astype(np.uint32),
