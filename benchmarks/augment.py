@@ -3,13 +3,14 @@
   python benchmarks/augment.py [--size 224] [--batch 64] [--rounds 9] [--operations]
     [--peer_python=/path/to/other/venv/bin/python]
 
-One line per contestant and policy: median and best of `rounds`, and the median rate over that of
-this project's loop over images. The contestants run in turn and the others sleep meanwhile, so that
-a busy machine slows all alike; ratios mean more than rates. The compiled policy is measured as the
-training step uses it: on uint8 pixels on the device, draws included. The others work on decoded
-pictures and give arrays: `PIL` is this project's operations written for it; `timm` and
-`torchvision` are those of this interpreter, or of `--peer_python` (one that is missing is said to
-be so), with every operation of RandAugment applied and nearest-neighbour sampling.
+One line per contestant and policy: images per second, median and best of `rounds`; the same per
+second of processor time, which other programs on the same cores disturb less; and the medians over
+those of this project's loop over images. The contestants run in turn and the others sleep
+meanwhile, so that a busy machine slows all alike; ratios mean more than rates. The compiled policy
+is measured as the training step uses it: on uint8 pixels on the device, draws included. The others
+work on decoded pictures and give arrays: `PIL` is this project's operations written for it; `timm`
+and `torchvision` are those of this interpreter, or of `--peer_python` (one that is missing is said
+to be so), with every operation of RandAugment applied and nearest-neighbour sampling.
 `--operations` adds the time of each operation.
 """
 
@@ -170,9 +171,7 @@ def _work(library: str, policy: str, batch: int, size: int) -> None:
     return
   answers.write(json.dumps({}) + "\n")
   for _ in sys.stdin:
-    start = time.perf_counter()
-    run()
-    answers.write(json.dumps({"seconds": time.perf_counter() - start}) + "\n")
+    answers.write(json.dumps({"seconds": _timed(run)}) + "\n")
 
 
 def _ask(process: subprocess.Popen) -> dict:
@@ -180,13 +179,14 @@ def _ask(process: subprocess.Popen) -> dict:
   return json.loads(answer) if answer else {"missing": "the process ended"}
 
 
-def _timed(run: Callable[[], object]) -> float:
-  start = time.perf_counter()
+def _timed(run: Callable[[], object]) -> tuple[float, float]:
+  """Returns seconds, and seconds of this process's processor time."""
+  start, used = time.perf_counter(), time.process_time()
   run()
-  return time.perf_counter() - start
+  return time.perf_counter() - start, time.process_time() - used
 
 
-def _asked(process: subprocess.Popen) -> float:
+def _asked(process: subprocess.Popen) -> tuple[float, float]:
   process.stdin.write("\n")
   process.stdin.flush()
   return _ask(process)["seconds"]
@@ -224,15 +224,18 @@ def _compare(policy: str, options: argparse.Namespace) -> list[str]:
         took = run()
         if turn:  # the first turn warms up
           seconds[name].append(took)
-  lines = [f"{_POLICIES[policy]}: images/s, median (best), ratio"]
-  first = statistics.median(seconds["effnets map"])
+  lines = [f"{_POLICIES[policy]}: images/s, per processor second, and ratios"]
+  first = [statistics.median(column) for column in zip(*seconds["effnets map"], strict=True)]
   for name in (*contestants, *(n for n in notes if n not in contestants)):
     if name not in seconds:
       lines.append(f"  {name:16s} not run: {notes[name]}")
       continue
-    median, best = statistics.median(seconds[name]), min(seconds[name])
-    rates = f"{options.batch / median:8.0f} ({options.batch / best:6.0f}) {first / median:6.2f}"
-    lines.append(f"  {name:16s} {rates}   {notes.get(name, 'one core')}")
+    cells = []
+    for column, base in zip(zip(*seconds[name], strict=True), first, strict=True):
+      median, best = statistics.median(column), min(column)
+      rates = f"{options.batch / median:7.0f} ({options.batch / best:5.0f})"
+      cells.append(f"{rates} {base / median:5.2f}")
+    lines.append(f"  {name:16s}{'   '.join(cells)}   {notes.get(name, 'one core')}")
   return lines
 
 
