@@ -16,9 +16,7 @@ import ml_collections
 from effnets import errors
 
 # Sections that may get keys which `base` does not have; whoever reads them knows the valid ones.
-_OPEN = re.compile(
-  r"(model|optimizer|schedule|augment|augment\.randaugment|([\w.]+\.)?options)\.\w+"
-)
+_OPEN = re.compile(r"(model|optimizer|schedule|augment(\.\w+)?|([\w.]+\.)?options)\.\w+")
 # Sections of a pipeline that hold overrides of the whole config, for one stage or run.
 _STAGE = re.compile(
   r"(pipeline\.(?:teacher|finetune|students\.\w+|runs\.\w+|axes\.\w+\.\w+)\.)([\w.]+)"
@@ -38,6 +36,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "task.label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
   "task.temperature": (lambda v: v > 0, "above 0"),
   "task.mixup": _NATURAL,
+  "task.cutmix": _NATURAL,
+  "task.cutmix_probability": (lambda v: 0 <= v <= 1, "from 0 to 1"),
   "task.mixup_group": _POSITIVE,
   "data.image_size": _POSITIVE,
   "data.crop_padding": (lambda v: v >= -1, "at least 0, or -1 for the model's own"),
@@ -341,6 +341,8 @@ def base() -> ml_collections.ConfigDict:
       "label_smoothing": 0.1,
       "temperature": 1.0,  # of soft labels
       "mixup": 0.0,  # alpha; 0 is off
+      "cutmix": 0.0,  # alpha; 0 is off
+      "cutmix_probability": 1.0,  # of an example; the others get mixup, if it is on
       "mixup_group": 2,  # images, contiguous, within which pairs are made
     }
   )
@@ -375,6 +377,9 @@ def base() -> ml_collections.ConfigDict:
     {
       "flip": False,
       "shift": 0,  # pixels of random translation
+      "cutout": 0,  # side of the square in pixels
+      "erasing": {"probability": 0.0},
+      "autoaugment": {"policy": ""},
       "randaugment": {
         "layers": 0,
         "magnitude": 9.0,

@@ -79,8 +79,8 @@ def open_source(
       it is not `KEY.split`.
   Raises: errors.UserError if the name, the split, an option or what lies on disk is wrong.
   """
-  kind, colon, argument = name.partition(":")
-  if kind not in _KINDS or (colon and kind not in _WITH_ARGUMENT):
+  kind, _, argument = name.partition(":")
+  if kind != "tfds" and is_tfds(name):
     kind, argument = "tfds", name
   elif kind in _WITH_ARGUMENT and not argument:
     what = "a data set's name" if kind == "tfds" else "a path"
@@ -93,6 +93,12 @@ def open_source(
     key=key,
     split_key=split_key or f"{key}.split",
   )
+
+
+def is_tfds(name: str) -> bool:
+  """Returns whether a source's name is that of a TFDS data set."""
+  kind, colon, _ = name.partition(":")
+  return kind == "tfds" or kind not in _KINDS or bool(colon and kind not in _WITH_ARGUMENT)
 
 
 def kinds() -> list[str]:

@@ -24,7 +24,8 @@ class Classification:
   policy: device-side augmentation of (images, per-example keys), or None.
   label_smoothing: of true and hard labels, in [0, 1); soft labels are taken as they are.
   temperature: soft labels become p**(1/temperature), normalised; > 0.
-  mixup: alpha of the Beta distribution, 0 = off. mixup_group: see `augment.mixup`.
+  mixup, cutmix: alphas of their Beta distributions, 0 = off. mixup_group: see `augment.mixup`.
+  cutmix_probability: of an example; where CutMix is not drawn, mixup is done if it is on.
   dtype: of the images that enter the model.
   Source: Xie et al. 2020 (Noisy Student), section 2, in the weighting of its official code.
   """
@@ -39,6 +40,8 @@ class Classification:
   label_smoothing: float = 0.0
   temperature: float = 1.0
   mixup: float = 0.0
+  cutmix: float = 0.0
+  cutmix_probability: float = 1.0
   mixup_group: int = 2
   dtype: Any = jnp.float32
 
@@ -67,17 +70,22 @@ class Classification:
     del frozen, step
     keys = {
       name: streams.example_keys(streams.stream(root, name), batch["position"])
-      for name in ("augment", "mixup", "dropout", "drop_path")
+      for name in ("augment", "mixup", "cutmix", "dropout", "drop_path")
     }
     images = batch["image"]
     if self.policy is not None:
       images = self.placement.per_example(self.policy)(images, keys["augment"])
     images = self._inputs(images)
     targets = self.targets(batch)
-    if self.mixup:
-      images, targets = augment.mixup(
-        images, targets, keys["mixup"], alpha=self.mixup, group=self.mixup_group
-      )
+    images, targets = augment.mix(
+      images,
+      targets,
+      keys,
+      mixup_alpha=self.mixup,
+      cutmix_alpha=self.cutmix,
+      cutmix_probability=self.cutmix_probability,
+      group=self.mixup_group,
+    )
     logits, model_state = self.module.apply(
       variables,
       self.placement.split_images(images),

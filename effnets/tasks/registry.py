@@ -82,7 +82,7 @@ def _classification(
     raise errors.UserError(
       f"config.task.temperature={task.temperature} is not positive; 1 leaves soft labels alone."
     )
-  if task.mixup and (step_batch // placement.batch_shards) % task.mixup_group:
+  if (task.mixup or task.cutmix) and (step_batch // placement.batch_shards) % task.mixup_group:
     raise errors.UserError(
       f"config.task.mixup_group={task.mixup_group} does not divide the "
       f"{step_batch // placement.batch_shards} images of a device; 2 always does for even numbers."
@@ -94,23 +94,38 @@ def _classification(
     num_classes=num_classes,
     mean=tuple(config.data.mean) or entry.mean,
     std=tuple(config.data.std) or entry.std,
-    policy=_policy(config.augment.to_dict()),
+    policy=policy(config),
     label_smoothing=task.label_smoothing,
     temperature=task.temperature,
     mixup=task.mixup,
+    cutmix=task.cutmix,
+    cutmix_probability=task.cutmix_probability,
     mixup_group=task.mixup_group,
     dtype=jnp.dtype(config.model.dtype),
   )
 
 
-def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
-  """Returns the device-side augmentation; None if nothing is switched on."""
-  if not settings["randaugment"]["layers"]:
-    augment.create({**settings, "randaugment": {**settings["randaugment"], "layers": 1}})  # checks
-    settings["randaugment"] = None
-  if not any(settings.get(name) for name in ("crop", "flip", "colour", "shift", "randaugment")):
-    return None
-  return augment.create(settings)
+def policy(config: Any) -> augment.policy.Policy | None:
+  """Returns the device-side augmentation of `config`; None if nothing is switched on.
+
+  Raises: UserError for a setting that is none or out of range, also of what is off.
+  """
+  settings = config.augment.to_dict()
+  # Each of these has one setting that switches it off.
+  for name, switch, value in (
+    ("autoaugment", "policy", "v0"),
+    ("randaugment", "layers", 1),
+    ("erasing", "probability", 1.0),
+  ):
+    section = settings.get(name)
+    if section is None:
+      continue
+    if not section[switch]:
+      augment.create({name: {**section, switch: value}})
+      settings[name] = None
+  made = augment.create(settings)
+  on = ("crop", "flip", "colour", "shift", "autoaugment", "randaugment", "cutout", "erasing")
+  return made if any(settings.get(name) for name in on) else None
 
 
 _TASKS = {"classification": _classification}
