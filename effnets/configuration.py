@@ -17,7 +17,7 @@ from effnets import errors
 
 # Sections that may get keys which `base` does not have; whoever reads them knows the valid ones.
 _OPEN = re.compile(
-  r"(model|optimizer|schedule|augment|augment\.randaugment|([\w.]+\.)?options)\.\w+"
+  r"(adversary|model|optimizer|schedule|augment|augment\.randaugment|([\w.]+\.)?options)\.\w+"
 )
 # Sections of a pipeline that hold overrides of the whole config, for one stage.
 _STAGE = re.compile(r"(pipeline\.(?:teacher|finetune|students\.\w+)\.)([\w.]+)")
