@@ -46,6 +46,15 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "data.unlabelled.ratio": _NATURAL,
   "data.unlabelled.weight": _NATURAL,
   "ema.decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+  "few_shot.draws": _POSITIVE,
+  "few_shot.l2": (
+    lambda v: all(isinstance(x, int | float) and x > 0 for x in v),
+    "numbers above 0, such as (1.0,), or () for a range of them",
+  ),
+  "few_shot.shots": (
+    lambda v: len(v) > 0 and all(isinstance(x, int) and x >= 1 for x in v),
+    "whole numbers of at least 1, such as (1, 5, 10)",
+  ),
   "sharding.min_size": _NATURAL,
   "processes.count": _NATURAL,
   "processes.index": (lambda v: v >= -1, "at least -1"),
@@ -397,6 +406,11 @@ def base() -> ml_collections.ConfigDict:
   )
   config.evaluation = ml_collections.ConfigDict(
     {"every_percent": 20.0, "checkpoint": "last"}  # which one `--mode=evaluate` takes, or best
+  )
+  # `--mode=few_shot`: numbers of examples per class; how often each is drawn; the network's end
+  # point; penalties to choose from.
+  config.few_shot = ml_collections.ConfigDict(
+    {"shots": (1, 5, 10), "draws": 5, "features": "pooled_features", "l2": ()}
   )
   config.log_every_steps = 20
   config.tensorboard = True

@@ -16,6 +16,8 @@
   --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
                         --config.evaluation.checkpoint=best; if there is no run, --config.weights
   --mode=predict        names what is in the picture, or the folder of pictures, --config.input
+  --mode=few_shot       judges the features of that model on --config.data: a linear classifier
+                        from 1, 5, 10 examples a class (--config.few_shot.shots)
   --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
                         warnings and errors to the standard error.
 
@@ -34,7 +36,7 @@ from absl import flags, logging
 
 from effnets import configuration, errors, workdirs
 
-MODES = ("train", "evaluate", "predict")
+MODES = ("train", "evaluate", "predict", "few_shot")
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")

@@ -29,6 +29,7 @@ EVALUATION_KEYS = (
   "data",
   "eval_batch_size",
   "evaluation",
+  "few_shot",
   "input",
   "pipeline.labels",
 )
@@ -42,6 +43,7 @@ _TRACES = (
   _CLASS_NAMES,
   "evaluation.json",
   "events.jsonl",
+  "few_shot.json",
   "parameters.txt",
   "predictions.csv",
   "tb",
@@ -155,7 +157,18 @@ def saved(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
   """
   path = pathlib.Path(workdir)
   _saved(path)
-  return ml_collections.ConfigDict(json.loads((path / "config.json").read_text()))
+  return ml_collections.ConfigDict(_completed(json.loads((path / "config.json").read_text())))
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns the config of a run; one made before a setting was there has had its default."""
+  defaults = json.loads(configuration.to_json(configuration.base()))
+  sections = {
+    key: {**defaults[key], **value}
+    for key, value in config.items()
+    if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+  }
+  return {**defaults, **config, **sections}
 
 
 def write_class_names(workdir: str | pathlib.Path, names: Iterable[str]) -> None:
@@ -175,11 +188,12 @@ def _saved(path: pathlib.Path) -> dict[str, Any]:
   if not file.is_file():
     raise errors.UserError(f"--workdir={path} holds no run of effnets (no config.json).")
   try:
-    leaves = configuration.flatten(json.loads(file.read_text()))
+    config = json.loads(file.read_text())
+    leaves = configuration.flatten(config)
   except (OSError, ValueError, TypeError) as error:
     raise errors.UserError(
       f"--workdir={path}: its config.json cannot be read ({error}); it is no run of effnets."
     ) from error
   if not {"task.name", "batch_size", "seed"} <= leaves.keys():
     raise errors.UserError(f"--workdir={path}: its config.json is none of effnets.")
-  return leaves
+  return configuration.flatten(_completed(config))

@@ -18,6 +18,7 @@ FLOORS = (
   ("data",),
   ("evaluation",),
   ("tasks", "weights"),
+  ("recipes",),
   ("training",),
   ("pipelines",),
   ("search",),

@@ -3,6 +3,7 @@
 `create` makes a whole policy from a config; everything it is made of can be used alone.
 """
 
+from effnets.augment.colour import recolour as recolour
 from effnets.augment.crops import flip as flip
 from effnets.augment.crops import random_resized_crop as random_resized_crop
 from effnets.augment.crops import shift as shift

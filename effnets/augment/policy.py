@@ -10,19 +10,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, UInt8
 
 from effnets import errors, streams
-from effnets.augment import crops, randaugment
+from effnets.augment import colour, crops, randaugment
 
 Policy = Callable[[UInt8[Array, "b h w 3"], Key[Array, "b"]], UInt8[Array, "b h w 3"]]
 
 DEFAULTS: dict[str, Any] = {
   "crop": None,  # or {"area": (0.08, 1.0), "aspect": (0.75, 1.333)}: random resized crop
   "flip": False,
+  "colour": None,  # or {"brightness": 32.0, "saturation": (0.5, 1.5)}
   "shift": 0,
   "shift_mode": "constant",
   "shift_fill": 0,
   "randaugment": None,  # or a mapping of the fields of `RandAugment`
 }
 _CROP = {"area": (0.08, 1.0), "aspect": (3 / 4, 4 / 3)}
+_COLOUR = {"brightness": 32.0, "saturation": (0.5, 1.5)}
 _RANDAUGMENT = tuple(f.name for f in dataclasses.fields(randaugment.RandAugment))
 _KEY = "config.augment"
 
@@ -64,7 +66,9 @@ def create(config: Mapping[str, Any] | None) -> Policy:
   Args:
     config: a mapping with any of the keys of `DEFAULTS`, applied in this order:
       crop: None, or a mapping with `area` and `aspect` (see `crops.random_resized_crop`).
-      flip: whether to mirror half of the images. shift: largest move in pixels; `shift_mode`
+      flip: whether to mirror half of the images.
+      colour: None, or a mapping with `brightness` and `saturation` (see `colour.recolour`).
+      shift: largest move in pixels; `shift_mode`
       (`constant`: abc -> ..abc.., `reflect`: abc -> cbabcba) and `shift_fill` (a level) say what
       moves in. randaugment: None, or a mapping of the fields of `RandAugment`.
       None and {} change nothing.
@@ -92,6 +96,13 @@ def create(config: Mapping[str, Any] | None) -> Policy:
     crop = {**_CROP, **_mapping(f"{_KEY}.crop", settings["crop"], _CROP)}
     crop["area"] = _check_range(f"{_KEY}.crop.area", crop["area"], 0, 1)
     crop["aspect"] = _check_range(f"{_KEY}.crop.aspect", crop["aspect"], 0, 100)
+  tint = None
+  if settings["colour"] is not None:
+    tint = {**_COLOUR, **_mapping(f"{_KEY}.colour", settings["colour"], _COLOUR)}
+    tint["saturation"] = _check_range(f"{_KEY}.colour.saturation", tint["saturation"], 0, 10)
+    level = tint["brightness"]
+    if not isinstance(level, numbers.Real) or isinstance(level, bool) or not 0 <= level <= 255:
+      raise errors.UserError(f"{_KEY}.colour.brightness={level!r} is not a number in [0, 255].")
   rand = None
   if settings["randaugment"] is not None:
     rand = randaugment.RandAugment(
@@ -108,6 +119,8 @@ def create(config: Mapping[str, Any] | None) -> Policy:
       images = crops.random_resized_crop(images, named("crop"), **crop)
     if settings["flip"]:
       images = crops.flip(images, named("flip"))
+    if tint is not None:
+      images = colour.recolour(images, named("colour"), **tint)
     if settings["shift"]:
       side = min(images.shape[1:3])
       if settings["shift"] >= side:

@@ -160,6 +160,18 @@ def scale(
   return dataclasses.replace(table, stem=channels(table.stem), rows=tuple(rows), head=head)
 
 
+def small_strides(rows: Sequence[Row]) -> tuple[Row, ...]:
+  """Returns the rows with the first two striding ones at stride 1, for images of 32 pixels.
+
+  Source: Noisy Student, official code, `small_image_model` (stages 2 and 3 of EfficientNet-B0).
+  """
+  striding = [index for index, row in enumerate(rows) if row.stride > 1][:2]
+  return tuple(
+    dataclasses.replace(row, stride=1) if index in striding else row
+    for index, row in enumerate(rows)
+  )
+
+
 def mix(
   table: Table, kernels: Sequence[int] = (), *, partition: str = "equal", dilated: bool = False
 ) -> Table:

@@ -30,7 +30,7 @@ class Network(nn.Module):
   remat: `none` keeps activations for the backward pass; `block` keeps each block's input alone and
     computes the rest again.
   frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
-    through their end; 0 freezes nothing. See `frozen_names`.
+    through their end; 0 freezes nothing; -1 freezes all but the classifier. See `frozen_names`.
   norm_sets, norm_parts, norm_shards: see `layers.NormSets`; `clone` changes the last two.
   padding, plain, dtype, momentum, epsilon, group, kernel_std: see `layers.Settings`.
   stem_kernel, stem_pool, hidden: see `blocks.Table`.
@@ -105,7 +105,13 @@ class Network(nn.Module):
     """
     if not self.frozen_blocks:
       return ()
-    return ("stem", *(f"block_{index}" for index in range(self.frozen_blocks)))
+    count = sum(row.repeats for row in self.rows)
+    names = ["stem", *(f"block_{index}" for index in range(count))]
+    if self.frozen_blocks > 0:
+      return tuple(names[: 1 + self.frozen_blocks])
+    if self.head:
+      names += ["head", *(f"head_{index}" for index in range(1, self.head_depth))]
+    return (*names, *(["hidden"] if self.hidden else []))
 
   def backbone(
     self,
@@ -125,7 +131,7 @@ class Network(nn.Module):
     noise = None
     if train and keys is not None and "drop_path" in keys and self.drop_path_rate > 0:
       noise = layers.path_noise(keys["drop_path"], len(self.block_layers))
-    frozen = self.frozen_blocks
+    frozen = len(self.block_layers) if self.frozen_blocks < 0 else self.frozen_blocks
     x = self.stem_layer(images, train and not frozen)
     ends, strides = {"stem": x}, [row.stride for row in blocks.unroll(self.rows)]
     reduction = 0
@@ -164,13 +170,16 @@ class Network(nn.Module):
     is a hidden layer. Dropout comes after them.
     """
     ends = self.backbone(images, train=train, keys=keys, inner=inner)
-    last = ends["features"]
+    last, fixed = ends["features"], self.frozen_blocks < 0
     for layer in self.head_layers:
-      last = ends["head_1x1"] = layer(last, train)
+      last = ends["head_1x1"] = layer(last, train and not fixed)
     ends["pooled_features"] = last.mean((1, 2), dtype=jnp.float32)
     if self.hidden:
       y = self.hidden_layer(ends["pooled_features"][:, None, None])
       ends["hidden"] = layers.ACTIVATIONS[self.activation](y)[:, 0, 0]
+    if fixed:
+      for name in {"pooled_features", "hidden"} & ends.keys():
+        ends[name] = jax.lax.stop_gradient(ends[name])
     return ends
 
   def __call__(
@@ -209,7 +218,7 @@ def check(module: Network) -> Network:
     ("num_classes", 1, None),
     ("image_size", 1, None),
     ("head_depth", 1, None),
-    ("frozen_blocks", 0, count),
+    ("frozen_blocks", -1, count),
     ("norm_sets", 1, None),
   ):
     value = getattr(module, key)

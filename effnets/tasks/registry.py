@@ -157,7 +157,7 @@ def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
   if not settings["randaugment"]["layers"]:
     augment.create({**settings, "randaugment": {**settings["randaugment"], "layers": 1}})  # checks
     settings["randaugment"] = None
-  if not any(settings.get(name) for name in ("crop", "flip", "shift", "randaugment")):
+  if not any(settings.get(name) for name in ("crop", "flip", "colour", "shift", "randaugment")):
     return None
   return augment.create(settings)
 
