@@ -6,7 +6,8 @@ for the test, or on PATH/train/CLASS/*.jpg and the same below `validation` and `
 `weights=NAME:SOURCE`: other weights, such as `tf_mixnet_s.in1k:model.safetensors`;
 `weights=run:DIR`: those of a run of your own.
 `linear_probe`: trains the classifier alone; everything below it stays as it is.
-`configs/finetune.py`: the same recipe on 100 handwritten digits, from scratch.
+`configs/finetune.py`: the same recipe on 100 handwritten digits, from scratch; half a minute of CPU
+time, three quarters of the test digits right.
 `epochs=`, `batch_size=`, `seed=` set the three that change most.
 """
 
@@ -35,6 +36,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if start:
     weights.configure(config, start)
     config.new_head = True
+  # A few hundred steps have to be enough for the moments of the new pictures.
+  config.model.momentum = 0.9
   config.batch_size = args.batch_size
   config.eval_batch_size = 64
   config.train.epochs = args.epochs
