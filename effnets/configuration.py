@@ -61,12 +61,16 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "checkpoint.keep": _POSITIVE,
   "checkpoint.every_percent": _PERCENT,
   "evaluation.every_percent": _PERCENT,
+  "export.batch_size": _POSITIVE,
+  "export.calibration_examples": _POSITIVE,
+  "export.accuracy_examples": _NATURAL,
 }
 _CHOICES = {
   "checkpoint.best_mode": ("max", "min"),
   "data.interpolation": ("", "bilinear", "bicubic"),
   "data.resize": ("crop", "squash"),
   "evaluation.checkpoint": ("best", "last"),
+  "export.format": ("onnx", "savedmodel", "stablehlo", "tflite"),
 }
 
 
@@ -411,6 +415,16 @@ def base() -> ml_collections.ConfigDict:
   # point; penalties to choose from.
   config.few_shot = ml_collections.ConfigDict(
     {"shots": (1, 5, 10), "draws": 5, "features": "pooled_features", "l2": ()}
+  )
+  config.export = ml_collections.ConfigDict(  # for `--mode=export`
+    {
+      "format": "stablehlo",  # onnx, savedmodel, stablehlo or tflite
+      "path": "",  # a folder; empty: export/FORMAT in the workdir
+      "batch_size": 1,  # of tflite; the others take any
+      "int8": False,  # of tflite: weights and activations in eight bits
+      "calibration_examples": 200,  # training images that decide the ranges of int8
+      "accuracy_examples": 10_000,  # test images that tell what int8 loses; 0 takes all
+    }
   )
   config.log_every_steps = 20
   config.tensorboard = True

@@ -38,7 +38,7 @@ class TransferSet:
   metric: str = "top1"
 
 
-# Source: Tan and Le 2019, table 6, and Kornblith et al. 2019, table 1 (the metrics).
+# Source: Tan and Le 2019, section 5.3; the figures that are reported: Kornblith et al. 2019.
 TRANSFER = {
   "cifar10": TransferSet("cifar10", 10, 50_000, 10_000),
   "cifar100": TransferSet("cifar100", 100, 50_000, 10_000),

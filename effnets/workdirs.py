@@ -30,6 +30,7 @@ EVALUATION_KEYS = (
   "eval_batch_size",
   "evaluation",
   "few_shot",
+  "export",
   "input",
   "pipeline.labels",
 )
@@ -44,6 +45,7 @@ _TRACES = (
   "evaluation.json",
   "events.jsonl",
   "few_shot.json",
+  "export",
   "parameters.txt",
   "predictions.csv",
   "tb",

@@ -120,6 +120,20 @@ def refused(outcome):
     ([CONFIG, "--config.checkpoint.best_mode=mx"], ["best_mode='mx'", "'max'"]),
     ([CONFIG, LAYERS, f"{POLICY}operations=code61"], ["operations='code61'", "'code16'"]),
     ([CONFIG, LAYERS, f"{POLICY}magnitude=40"], ["randaugment.magnitude=40", "[0, 31]"]),
+    # Exports.
+    ([CONFIG, "--config.export.format=onx"], ["export.format='onx'", "Nearest: 'onnx'"]),
+    ([CONFIG, "--config.export.batch_size=0"], ["config.export.batch_size=0", "at least 1"]),
+    ([CONFIG, "--config.export.calibration_examples=0"], ["calibration_examples=0", "least 1"]),
+    ([CONFIG, "--config.export.accuracy_examples=-1"], ["accuracy_examples=-1", "at least 0"]),
+    (
+      [CONFIG, "--mode=export", "--config.export.int8=True"],
+      ["config.export.int8=True is for tflite", "in stablehlo", "--config.export.format=tflite"],
+    ),
+    (
+      [CONFIG, "--mode=export", "--config.export.format=onnx", "--config.export.batch_size=4"],
+      ["config.export.batch_size=4 is for tflite", "onnx takes batches of any size"],
+    ),
+    ([CONFIG, "--mode=exprot"], ["--mode='exprot'", "Nearest: 'export'"]),
     # Mesh and batches; there are eight devices.
     ([CONFIG, "--config.mesh.data=3"], ["config.mesh=", "3 device(s), there are 8"]),
     ([CONFIG, "--config.mesh.data=0"], ["config.mesh=", "positive"]),

@@ -26,7 +26,10 @@ _SPLITS = ("train", "validation", "val", "test")
 
 
 class Folder:
-  """Images in class folders. `paths`: the files, in order; images are decoded when asked for."""
+  """Images in class folders; they are decoded when asked for.
+
+  paths: the files, in order. labels: theirs, int32 (n,).
+  """
 
   image_size = None
 
@@ -36,18 +39,27 @@ class Folder:
     self.paths = paths
     self.class_names = class_names
     self.num_classes = len(class_names)
-    self._labels = labels
+    self.labels = labels
 
   def __len__(self) -> int:
     return len(self.paths)
 
   def __getitem__(self, index: int) -> sources.Example:
+    return {
+      "image": decode.image(self.encoded(index), self.paths[index]),
+      "label": self.labels[index],
+    }
+
+  def encoded(self, index: int) -> bytes:
+    """Returns the bytes of a file.
+
+    Raises: sources.Unreadable.
+    """
     path = self.paths[index]
     try:
-      encoded = pathlib.Path(path).read_bytes()
+      return pathlib.Path(path).read_bytes()
     except OSError as error:
       raise sources.Unreadable(f"{path} ({error.strerror})") from error
-    return {"image": decode.image(encoded, path), "label": self._labels[index]}
 
 
 def open_split(
@@ -64,13 +76,7 @@ def open_split(
     raise errors.UserError(
       f"{key}.options.hold_out={hold_out!r} should be a percentage of at least 0 and below 50."
     )
-  root = pathlib.Path(argument).expanduser()
-  if not root.is_dir():
-    raise errors.UserError(
-      f"{key}.source='folder:{argument}': there is no folder {root.absolute()}; "
-      "expected PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
-    )
-  inner = {name: root / name for name in _folders(root)}
+  root, inner = _opened(argument, key)
   flat = any(_images(path) for path in inner.values())
   if flat:
     known = ("all", "train", *(("validation", "test") if hold_out else ()))
@@ -118,6 +124,31 @@ def _part(paths: list[str], split: str, hold_out: float, key: str) -> list[str]:
   parts = {"test": shuffled[:count], "validation": shuffled[count : 2 * count]}
   chosen = set(parts.get(split, shuffled[2 * count :]))
   return [path for path in paths if path in chosen]
+
+
+def splits(argument: str, *, key: str) -> list[str]:
+  """Returns the splits of the folder `argument`; of one without splits it is `train`.
+
+  Raises: errors.UserError if it does not exist, or holds no folders.
+  """
+  root, inner = _opened(argument, key)
+  if not inner:
+    raise errors.UserError(
+      f"{key}.source='folder:{argument}': no folders in {root.absolute()}; expected "
+      "PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
+    )
+  return ["train"] if any(_images(path) for path in inner.values()) else list(inner)
+
+
+def _opened(argument: str, key: str) -> tuple[pathlib.Path, dict[str, pathlib.Path]]:
+  """Returns the folder and the folders in it by name, sorted."""
+  root = pathlib.Path(argument).expanduser()
+  if not root.is_dir():
+    raise errors.UserError(
+      f"{key}.source='folder:{argument}': there is no folder {root.absolute()}; "
+      "expected PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
+    )
+  return root, {name: root / name for name in _folders(root)}
 
 
 def pictures(path: str, *, key: str) -> Folder:

@@ -5,7 +5,7 @@ same one every time and in every process. Order, augmentation and batching are n
 
   digits          the embedded handwritten digits (`digits.py`)
   folder:PATH     a folder of images, one sub-folder per class (`folder.py`)
-  records:PATH    an ArrayRecord data set written by `records.write` (`records.py`)
+  records:PATH    ArrayRecord data sets that `records.write` or `shards.write` made (`records.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
 """
 

@@ -178,7 +178,7 @@ class SplitConv(nn.Module):
         settings=self.settings,
         name=str(index),
       )
-      results.append(convolve(x[..., start : start + size]))
+      results.append(convolve(jax.lax.slice_in_dim(x, start, start + size, axis=3)))
       start += size
     return jnp.concatenate(results, -1)
 

@@ -176,7 +176,7 @@ class Network(nn.Module):
     ends["pooled_features"] = last.mean((1, 2), dtype=jnp.float32)
     if self.hidden:
       y = self.hidden_layer(ends["pooled_features"][:, None, None])
-      ends["hidden"] = layers.ACTIVATIONS[self.activation](y)[:, 0, 0]
+      ends["hidden"] = layers.ACTIVATIONS[self.activation](y).squeeze((1, 2))
     if fixed:
       for name in {"pooled_features", "hidden"} & ends.keys():
         ends[name] = jax.lax.stop_gradient(ends[name])

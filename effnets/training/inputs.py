@@ -95,13 +95,14 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
   return data.decode.CentreCrop(
     size,
     # Pictures that come in one size were cut before.
-    _crop_fraction(config) if source.image_size is None else 1.0,
-    _interpolation(config),
+    crop_fraction(config) if source.image_size is None else 1.0,
+    interpolation(config),
     squash=config.data.resize == "squash",
   )
 
 
-def _crop_fraction(config: Any) -> float:
+def crop_fraction(config: Any) -> float:
+  """Returns the side of the evaluation crop over the picture's shorter side."""
   settings, size = config.data, config.data.image_size
   if settings.crop_fraction:
     return settings.crop_fraction
@@ -111,7 +112,8 @@ def _crop_fraction(config: Any) -> float:
   return size / (size + padding)
 
 
-def _interpolation(config: Any) -> str:
+def interpolation(config: Any) -> str:
+  """Returns how pictures are resized, `bilinear` or `bicubic`."""
   return config.data.interpolation or models.entry(config.model.name).interpolation
 
 
@@ -149,8 +151,8 @@ def _stream(config: Any, source: data.Source, name: str) -> data.Stream:
   if config.data.random_crop and source.image_size is None:
     transform = data.decode.RandomCrop(
       config.data.image_size,
-      fraction=_crop_fraction(config),
-      interpolation=_interpolation(config),
+      fraction=crop_fraction(config),
+      interpolation=interpolation(config),
     )
   return data.Stream(
     source,

@@ -102,7 +102,7 @@ def test_slices_broken_images_and_pickling(data_dir):
       r"config.data.source='cifar1O' is not a data set. Nearest: .*'cifar10'",
     ),
     ("digit", "train", {}, r"config.data.source='digit' is not a data set. Nearest: 'digits'"),
-    ("cifar10", "train", {}, r"'cifar10' is not prepared in .*download_and_prepare\(\)"),
+    ("cifar10", "train", {}, r"'cifar10' is not prepared in .*`python -m effnets.prepare cifar10 "),
     ("tiny_images", "test", {}, r"config.data.split='test' is not a split .*'train'"),
     ("tiny_images", "train", {"label": "lable"}, r"options.label='lable' .*'label'"),
     ("tiny_images", "train", {"label": "image"}, r"options.label='image' .* is no class label"),
