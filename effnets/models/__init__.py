@@ -10,6 +10,7 @@ from effnets.models.counting import Count as Count
 from effnets.models.counting import count as count
 from effnets.models.initialize import abstract as abstract
 from effnets.models.initialize import init as init
+from effnets.models.layers import main_name as main_name
 from effnets.models.layers import main_set as main_set
 from effnets.models.registry import Entry as Entry
 from effnets.models.registry import create as create

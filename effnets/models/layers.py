@@ -304,10 +304,16 @@ def main_set(variables: Any) -> Any:
   """
   if not hasattr(variables, "items"):
     return variables
-  return {k: main_set(v) for k, v in variables.items() if not _AUXILIARY.fullmatch(k)}
+  return {k: main_set(v) for k, v in variables.items() if main_name(k) == k}
 
 
-_AUXILIARY = re.compile(r"(scale|bias|mean|var)_\d+")
+def main_name(leaf: str) -> str:
+  """Returns the name of a leaf in a norm's main set; of others their own.
+
+  >>> main_name("scale_1"), main_name("scale"), main_name("block_1")
+  ('scale', 'scale', 'block_1')
+  """
+  return re.sub(r"^(scale|bias|mean|var)_\d+$", r"\1", leaf)
 
 
 class ConvNorm(nn.Module):
