@@ -1,7 +1,7 @@
 """Image classification with hard and soft labels."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -68,14 +68,8 @@ class Classification:
   ) -> tuple[Float[Array, ""], base.Aux]:
     """Returns the mean over the batch of weight * cross-entropy, in nats; see `base.Task`."""
     del frozen, step
-    keys = {
-      name: streams.example_keys(streams.stream(root, name), batch["position"])
-      for name in ("augment", "mixup", "cutmix", "dropout", "drop_path")
-    }
-    images = batch["image"]
-    if self.policy is not None:
-      images = self.placement.per_example(self.policy)(images, keys["augment"])
-    images = self._inputs(images)
+    keys = self._keys(batch, root, ("augment", "mixup", "cutmix", "dropout", "drop_path"))
+    images = self._inputs(self._augmented(batch["image"], keys["augment"]))
     targets = self.targets(batch)
     images, targets = augment.mix(
       images,
@@ -86,27 +80,61 @@ class Classification:
       cutmix_probability=self.cutmix_probability,
       group=self.mixup_group,
     )
-    logits, model_state = self.module.apply(
+    noise = {name: keys[name] for name in ("dropout", "drop_path")}
+    logits, model_state = self._train(self.module, variables, images, noise)
+    entropy = optax.softmax_cross_entropy(logits, targets)
+    metrics = self._metrics(logits, targets, entropy, batch)
+    return jnp.mean(batch["weight"] * entropy), base.Aux(metrics, model_state)
+
+  @staticmethod
+  def _keys(
+    batch: base.Batch, root: Key[Array, ""], names: Iterable[str]
+  ) -> dict[str, Key[Array, "b"]]:
+    """Returns the examples' keys of each named stream."""
+    positions = batch["position"]
+    return {name: streams.example_keys(streams.stream(root, name), positions) for name in names}
+
+  def _augmented(
+    self, images: UInt8[Array, "b h w 3"], keys: Key[Array, "b"]
+  ) -> UInt8[Array, "b h w 3"]:
+    return images if self.policy is None else self.placement.per_example(self.policy)(images, keys)
+
+  def _train(
+    self,
+    module: nn.Module,
+    variables: base.Variables,
+    images: Float[Array, "b h w 3"],
+    noise: dict[str, Key[Array, "b"]],
+  ) -> tuple[Float[Array, "b k"], PyTree]:
+    """Returns logits and the model's state after this batch."""
+    logits, model_state = module.apply(
       variables,
       self.placement.split_images(images),
       train=True,
-      keys={name: keys[name] for name in ("dropout", "drop_path")},
+      keys=noise,
       mutable=[name for name in variables if name != "params"],
     )
-    entropy = optax.softmax_cross_entropy(logits, targets)
-    weight = batch["weight"]
+    return logits, dict(model_state)
+
+  def _metrics(
+    self,
+    logits: Float[Array, "b k"],
+    targets: Float[Array, "b k"],
+    entropy: Float[Array, "b"],
+    batch: base.Batch,
+  ) -> dict[str, tuple[Array, Array]]:
+    """Returns sums and counts; `top1` over true labels, `agreement` over soft ones."""
     correct = (jnp.argmax(logits, -1) == jnp.argmax(targets, -1)).astype(jnp.float32)
     true = (batch["label"] >= 0).astype(jnp.float32)
     if "soft" in batch:
       true = true * (1 - batch["soft"].astype(jnp.float32))
-    count = jnp.float32(weight.shape[0])
     metrics = {
-      "cross_entropy": (jnp.sum(entropy), count),
+      "cross_entropy": (jnp.sum(entropy), jnp.float32(entropy.shape[0])),
       "top1": (jnp.sum(correct * true), jnp.sum(true)),
     }
     if "soft" in batch:
       metrics["agreement"] = (jnp.sum(correct * (1 - true)), jnp.sum(1 - true))
-    return jnp.mean(weight * entropy), base.Aux(metrics, dict(model_state))
+    return metrics
 
   def targets(self, batch: base.Batch) -> Float[Array, "b k"]:
     """Returns the target distribution of each example."""
