@@ -6,7 +6,10 @@ import setuptools
 
 _HERE = pathlib.Path(__file__).parent
 
-_TEST = ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9", "tensorflow-cpu>=2.19"]
+_EXPORT = ["flatbuffers>=24.3", "onnx>=1.17", "onnxruntime>=1.20"]
+_TF = ["ai-edge-litert>=2.0", "tensorflow-cpu>=2.19"]
+# The tests of optional formats run wherever the tests do.
+_TEST = [*_EXPORT, *_TF, "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"]
 
 setuptools.setup(
   name="effnets",
@@ -44,12 +47,12 @@ setuptools.setup(
     "tensorflow-datasets>=4.9.10",
   ],
   extras_require={
-    "tf": ["tensorflow-cpu>=2.19"],
+    "tf": _TF,
     "video": ["opencv-python-headless>=4.10", "imageio-ffmpeg>=0.5"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "plan": ["libtpu>=0.0.30"],
-    "export": ["flatbuffers>=24.3"],
+    "export": _EXPORT,
     "test": _TEST,
   },
   classifiers=[

@@ -17,8 +17,10 @@ from effnets import errors
 
 # Sections that may get keys which `base` does not have; whoever reads them knows the valid ones.
 _OPEN = re.compile(r"(model|optimizer|schedule|augment(\.\w+)?|([\w.]+\.)?options)\.\w+")
-# Sections of a pipeline that hold overrides of the whole config, for one stage.
-_STAGE = re.compile(r"(pipeline\.(?:teacher|finetune|students\.\w+)\.)([\w.]+)")
+# Sections of a pipeline that hold overrides of the whole config, for one stage or run.
+_STAGE = re.compile(
+  r"(pipeline\.(?:teacher|finetune|students\.\w+|runs\.\w+|axes\.\w+\.\w+)\.)([\w.]+)"
+)
 
 _POSITIVE = (lambda v: v >= 1, "at least 1")
 _NATURAL = (lambda v: v >= 0, "at least 0")
@@ -46,18 +48,31 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "data.unlabelled.ratio": _NATURAL,
   "data.unlabelled.weight": _NATURAL,
   "ema.decay": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+  "few_shot.draws": _POSITIVE,
+  "few_shot.l2": (
+    lambda v: all(isinstance(x, int | float) and x > 0 for x in v),
+    "numbers above 0, such as (1.0,), or () for a range of them",
+  ),
+  "few_shot.shots": (
+    lambda v: len(v) > 0 and all(isinstance(x, int) and x >= 1 for x in v),
+    "whole numbers of at least 1, such as (1, 5, 10)",
+  ),
   "sharding.min_size": _NATURAL,
   "processes.count": _NATURAL,
   "processes.index": (lambda v: v >= -1, "at least -1"),
   "checkpoint.keep": _POSITIVE,
   "checkpoint.every_percent": _PERCENT,
   "evaluation.every_percent": _PERCENT,
+  "export.batch_size": _POSITIVE,
+  "export.calibration_examples": _POSITIVE,
+  "export.accuracy_examples": _NATURAL,
 }
 _CHOICES = {
   "checkpoint.best_mode": ("max", "min"),
   "data.interpolation": ("", "bilinear", "bicubic"),
   "data.resize": ("crop", "squash"),
   "evaluation.checkpoint": ("best", "last"),
+  "export.format": ("onnx", "savedmodel", "stablehlo", "tflite"),
 }
 
 
@@ -131,8 +146,10 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   >>> config.train.steps
   300
   """
-  stages = _STAGE.fullmatch(key) if "teacher" in config.pipeline else None
-  prefix, inner = stages.groups() if stages else ("", key)
+  stage = _STAGE.fullmatch(key)
+  if stage is not None and key.split(".")[1] not in config.pipeline:
+    stage = None
+  prefix, inner = stage.groups() if stage else ("", key)
   known = flatten(config)
   inner_open = _OPEN.fullmatch(inner) is not None
   present = known.get(key, known.get(inner))
@@ -402,6 +419,21 @@ def base() -> ml_collections.ConfigDict:
   )
   config.evaluation = ml_collections.ConfigDict(
     {"every_percent": 20.0, "checkpoint": "last"}  # which one `--mode=evaluate` takes, or best
+  )
+  # `--mode=few_shot`: numbers of examples per class; how often each is drawn; the network's end
+  # point; penalties to choose from.
+  config.few_shot = ml_collections.ConfigDict(
+    {"shots": (1, 5, 10), "draws": 5, "features": "pooled_features", "l2": ()}
+  )
+  config.export = ml_collections.ConfigDict(  # for `--mode=export`
+    {
+      "format": "stablehlo",  # onnx, savedmodel, stablehlo or tflite
+      "path": "",  # a folder; empty: export/FORMAT in the workdir
+      "batch_size": 1,  # of tflite; the others take any
+      "int8": False,  # of tflite: weights and activations in eight bits
+      "calibration_examples": 200,  # training images that decide the ranges of int8
+      "accuracy_examples": 10_000,  # test images that tell what int8 loses; 0 takes all
+    }
   )
   config.log_every_steps = 20
   config.tensorboard = True

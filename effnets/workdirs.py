@@ -29,6 +29,8 @@ EVALUATION_KEYS = (
   "data",
   "eval_batch_size",
   "evaluation",
+  "few_shot",
+  "export",
   "input",
   "pipeline.labels",
 )
@@ -43,6 +45,8 @@ _TRACES = (
   _CLASS_NAMES,
   "evaluation.json",
   "events.jsonl",
+  "few_shot.json",
+  "export",
   "parameters.txt",
   "plots/augment.png",
   "predictions.csv",
@@ -50,10 +54,14 @@ _TRACES = (
 )
 
 
-def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
+def claim(
+  workdir: str | pathlib.Path, config: ml_collections.ConfigDict, free: Iterable[str] = ()
+) -> pathlib.Path:
   """Makes `workdir` this run's own, writes `config.json` into it and returns its path.
 
   A run of which nothing but its config is there yet may change it.
+
+  free: keys and sections that may differ from the config there, beside `FREE_KEYS`.
 
   Raises: UserError if it cannot be written, holds something that is no run, or a run whose config
     computes something else.
@@ -70,7 +78,7 @@ def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pat
         f"{', '.join(others[:3])}); give an empty or new folder."
       )
     if others:
-      check_same_run(path, config)
+      check_same_run(path, config, free)
     elif file.exists():
       _saved(path)
   except OSError as error:
@@ -160,7 +168,18 @@ def saved(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
   """
   path = pathlib.Path(workdir)
   _saved(path)
-  return ml_collections.ConfigDict(json.loads((path / "config.json").read_text()))
+  return ml_collections.ConfigDict(_completed(json.loads((path / "config.json").read_text())))
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns the config of a run; one made before a setting was there has had its default."""
+  defaults = json.loads(configuration.to_json(configuration.base()))
+  sections = {
+    key: {**defaults[key], **value}
+    for key, value in config.items()
+    if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+  }
+  return {**defaults, **config, **sections}
 
 
 def write_class_names(workdir: str | pathlib.Path, names: Iterable[str]) -> None:
@@ -180,11 +199,12 @@ def _saved(path: pathlib.Path) -> dict[str, Any]:
   if not file.is_file():
     raise errors.UserError(f"--workdir={path} holds no run of effnets (no config.json).")
   try:
-    leaves = configuration.flatten(json.loads(file.read_text()))
+    config = json.loads(file.read_text())
+    leaves = configuration.flatten(config)
   except (OSError, ValueError, TypeError) as error:
     raise errors.UserError(
       f"--workdir={path}: its config.json cannot be read ({error}); it is no run of effnets."
     ) from error
   if not {"task.name", "batch_size", "seed"} <= leaves.keys():
     raise errors.UserError(f"--workdir={path}: its config.json is none of effnets.")
-  return leaves
+  return configuration.flatten(_completed(config))

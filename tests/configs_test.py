@@ -2,10 +2,12 @@
 
 import difflib
 import importlib
+import itertools
 
 import pytest
 
-from effnets import configuration, errors, training
+from effnets import configuration, errors, recipes, training
+from effnets.pipelines import sweep
 from tests.golden import dump
 
 
@@ -33,7 +35,123 @@ def test_the_recipe_of_every_member(member):
   assert (config.batch_size, config.train.epochs) == (2048, 350.0)
 
 
-@pytest.mark.parametrize("name", ["efficientnet.py", "noisy_student.py"])
+@pytest.mark.parametrize(
+  ("config", "values"),
+  [
+    (
+      "mnasnet.py:a1_075",
+      {"model.name": "mnasnet_a1_075", "batch_size": 1024, "train.epochs": 350.0},
+    ),
+    ("mnasnet.py:small", {"model.dropout_rate": 0.0, "model.drop_path_rate": 0.0}),
+    ("mixnet.py:m", {"model.name": "mixnet_m", "model.dropout_rate": 0.25, "batch_size": 1024}),
+    (
+      "mobilenetv3.py:large_minimal",
+      {"optimizer.eps": 0.002, "schedule.decay_rate": 0.99, "schedule.decay_epochs": 3.0},
+    ),
+    ("mobilenetv3.py:small,paper", {"batch_size": 4096, "optimizer.learning_rate": 0.1}),
+    ("efficientnet.py:l2,imagenet", {"model.name": "efficientnet_l2", "data.image_size": 800}),
+  ],
+)
+def test_recipes_are_the_sheets(config, values):
+  config = configuration.load(f"configs/{config}")
+  configuration.check(config)
+  leaves = configuration.flatten(config)
+  assert {key: leaves[key] for key in values} == values
+
+
+@pytest.mark.parametrize(
+  ("config", "peak"),
+  [
+    ("efficientnet.py:b0", 0.128),
+    ("mnasnet.py:a1", 0.064),
+    ("mixnet.py:s", 0.064),
+    ("mobilenetv3.py:large", 0.16),
+    ("mobilenetv3.py:large,paper", 0.1),
+  ],
+)
+def test_peak_learning_rates_are_the_sheets(config, peak):
+  config = configuration.load(f"configs/{config}")
+  rate, per = config.optimizer.learning_rate, config.optimizer.learning_rate_per_examples
+  found = training.schedules.scaled(rate, batch_size=config.batch_size, per_examples=per)
+  assert found == pytest.approx(peak)
+
+
+# name: classes, training pictures, test pictures, figure (the sheet's table; pets: of the set).
+SETS = {
+  "cifar10": (10, 50_000, 10_000, "top1"),
+  "cifar100": (100, 50_000, 10_000, "top1"),
+  "birdsnap": (500, 47_386, 2_443, "top1"),
+  "cars": (196, 8_144, 8_041, "top1"),
+  "flowers": (102, 2_040, 6_149, "mean_per_class"),
+  "aircraft": (100, 6_667, 3_333, "mean_per_class"),
+  "pets": (37, 3_680, 3_669, "mean_per_class"),
+  "food": (101, 75_750, 25_250, "top1"),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_transfer_sets(name):
+  found = recipes.TRANSFER[name]
+  assert (found.classes, found.train, found.test, found.metric) == SETS[name]
+  folder = "" if found.tfds else ",folder=/data"
+  config = configuration.load(f"configs/efficientnet.py:b3,transfer={name}{folder}")
+  configuration.check(config)
+  assert config.weights == "tf_efficientnet_b3.in1k" and config.new_head
+  assert (config.model.name, config.data.image_size) == ("efficientnet_b3", 300)
+  assert config.data.source == (found.tfds or "folder:/data")
+  assert config.checkpoint.best_metric == SETS[name][3]
+  # Kornblith et al.: momentum of the moments max(1 - 10 / steps per epoch, 0.9).
+  assert config.model.momentum == pytest.approx(max(1 - 2560 / SETS[name][1], 0.9))
+  assert (config.train.steps, config.batch_size) == (20_000, 256)
+
+
+def test_the_other_published_fine_tuning():
+  for name, steps in (("cars", 10_000), ("food", 10_000)):
+    config = configuration.load(f"configs/mixnet.py:l,transfer={name},recipe=google")
+    configuration.check(config)
+    assert (config.train.steps, config.batch_size, config.ema.decay) == (steps, 512, 0.9996)
+    assert config.weights == "tf_mixnet_l.in1k" and config.model.drop_path_rate == 0.0
+  config = configuration.load("configs/efficientnet.py:b0,transfer=cars,recipe=google")
+  assert config.model.drop_path_rate == 0.2
+
+
+def test_fine_tuning_on_a_folder():
+  config = configuration.load("configs/finetune.py:folder=/data")
+  configuration.check(config)
+  assert config.data.source == "folder:/data" and config.data.options.hold_out == 15
+  assert config.weights == "tf_efficientnet_b0.ns_jft_in1k" and config.new_head
+  assert config.model.name == "efficientnet_b0" and config.model.frozen_blocks == 0
+  probe = "folder=/data,weights=tf_mixnet_s.in1k:a.npz,linear_probe,epochs=3"
+  config = configuration.load(f"configs/finetune.py:{probe}")
+  assert (config.model.name, config.model.frozen_blocks) == ("mixnet_s", -1)
+  assert (config.model.dropout_rate, config.train.epochs) == (0.0, 3.0)
+  # From scratch on 100 digits: 20 epochs at batch 32.
+  assert training.prepare(configuration.load("configs/finetune.py")).total_steps == 62
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ("efficientnet.py:transfer=car", "transfer='car' is not a data set.*Nearest: 'cars'"),
+    ("efficientnet.py:transfer=cars,recipe=googel", "recipe='googel' .*Nearest: 'google'"),
+    ("mixnet.py:transfer=aircraft", "'aircraft': TensorFlow Datasets has no .*folder=PATH"),
+    ("mnasnet.py:b1_140,transfer=cars", "no weights of this network were.*weights=NAME:SOURCE"),
+    ("mobilenetv3.py:weights=run:x", "weights='run:x' goes with transfer=SET.*finetune"),
+    ("mnasnet.py:a1,folder=x", "folder='x' goes with transfer=SET"),
+    ("mnasnet.py:a4", "argument='a4' is not a word"),
+    ("finetune.py:linear_probe", "linear_probe needs a trained network: weights=NAME:SOURCE"),
+    ("finetune.py:weights=mixnet_q", "config.weights: weights name='mixnet_q' .*'mixnet_"),
+    ("finetune.py:weights=run:/no/where", "config.weights: --workdir=/no/where holds no run"),
+  ],
+)
+def test_mistakes_in_arguments(config, message):
+  with pytest.raises(errors.UserError, match=message):
+    configuration.load(f"configs/{config}")
+
+
+@pytest.mark.parametrize(
+  "name", ["efficientnet.py", "mixnet.py", "mnasnet.py", "mobilenetv3.py", "noisy_student.py"]
+)
 def test_embedded_configs_are_ready_to_train(name):
   config = configuration.load(name)
   configuration.check(config)
@@ -56,3 +174,31 @@ def test_sets_arguments():
   assert configuration.load("configs/efficientnet.py:b3,batch_size=64").batch_size == 64
   with pytest.raises(errors.UserError, match="argument='b33' is not a word.*Nearest: 'b3'"):
     configuration.load("configs/efficientnet.py:b33")
+
+
+@pytest.mark.parametrize(
+  ("arg", "step", "width", "size"), [("grid", 10, 0.5, 32), ("grid,b0,step=0.05", 5, 1.0, 224)]
+)
+def test_the_scaling_grid_has_every_candidate(arg, step, width, size):
+  config = configuration.load(f"configs/efficientnet.py:{arg},seed=3")
+  members = sweep.members_of(config)
+  expected = {}
+  for depth, wide, sharp in itertools.product(range(100, 201, step), repeat=3):
+    if abs(depth * wide**2 * sharp**2 / 100**5 - 2) < 0.1 - 1e-9:
+      expected[f"depth{depth}_width{wide}_size{sharp}"] = (depth, wide, sharp)
+  assert members.keys() == expected.keys()
+  assert len(members) == {10: 20, 5: 108}[step]
+  for name, (depth, wide, sharp) in expected.items():
+    (seed, run), *others = members[name].configs.items()
+    assert (seed, run.seed, others) == (3, 3, [])
+    assert run.model.depth == pytest.approx(depth / 100)
+    assert run.model.width == pytest.approx(width * wide / 100)
+    assert abs(run.data.image_size - size * sharp / 100) <= 0.5
+    assert run.train == config.train and run.data.source == config.data.source
+
+
+def test_the_papers_base_is_a_candidate_of_the_fine_grid():
+  config = configuration.load("configs/efficientnet.py:grid,b0,step=0.05")
+  run = config.pipeline.runs["depth120_width110_size115"]
+  assert (run.model.depth, run.data.image_size) == (1.2, 258)
+  assert run.model.width == pytest.approx(1.1)

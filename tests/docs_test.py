@@ -8,7 +8,7 @@ import shlex
 import pytest
 from absl.testing import flagsaver
 
-from effnets import configuration, main
+from effnets import configuration, main, workdirs
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -38,11 +38,18 @@ COMMANDS = dict(_commands())
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_can_be_typed(command):
+def test_commands_can_be_typed(command, tmp_path, monkeypatch):
   words = COMMANDS[command]
   if words[:2] == ["-m", "effnets.main"]:
     if "--help" in words:
       return
+    if not any(word.startswith(("--config=", "--config.weights=")) for word in words):
+      # Its config is that of the run, which an earlier command has made.
+      monkeypatch.chdir(tmp_path)
+      (folder,) = (word.removeprefix("--workdir=") for word in words if "--workdir=" in word)
+      config = configuration.base()
+      config.train.steps = 1
+      workdirs.claim(folder, config)
     with flagsaver.flagsaver():
       config, workdir, mode = main.parse(["main", *words[2:]])
     assert workdir and mode in main.MODES

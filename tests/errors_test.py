@@ -141,6 +141,20 @@ def refused(outcome):
     ([CONFIG, "--config.checkpoint.best_mode=mx"], ["best_mode='mx'", "'max'"]),
     ([CONFIG, LAYERS, f"{POLICY}operations=code61"], ["operations='code61'", "'code16'"]),
     ([CONFIG, LAYERS, f"{POLICY}magnitude=40"], ["randaugment.magnitude=40", "[0, 31]"]),
+    # Exports.
+    ([CONFIG, "--config.export.format=onx"], ["export.format='onx'", "Nearest: 'onnx'"]),
+    ([CONFIG, "--config.export.batch_size=0"], ["config.export.batch_size=0", "at least 1"]),
+    ([CONFIG, "--config.export.calibration_examples=0"], ["calibration_examples=0", "least 1"]),
+    ([CONFIG, "--config.export.accuracy_examples=-1"], ["accuracy_examples=-1", "at least 0"]),
+    (
+      [CONFIG, "--mode=export", "--config.export.int8=True"],
+      ["config.export.int8=True is for tflite", "in stablehlo", "--config.export.format=tflite"],
+    ),
+    (
+      [CONFIG, "--mode=export", "--config.export.format=onnx", "--config.export.batch_size=4"],
+      ["config.export.batch_size=4 is for tflite", "onnx takes batches of any size"],
+    ),
+    ([CONFIG, "--mode=exprot"], ["--mode='exprot'", "Nearest: 'export'"]),
     # Mesh and batches; there are eight devices.
     ([CONFIG, "--config.mesh.data=3"], ["config.mesh=", "3 device(s), there are 8"]),
     ([CONFIG, "--config.mesh.data=0"], ["config.mesh=", "positive"]),
@@ -167,6 +181,11 @@ def refused(outcome):
     ([CONFIG, "--config.task.mixup=-1"], ["config.task.mixup=-1.0"]),
     ([CONFIG, "--config.task.label_smoothing=1"], ["config.task.label_smoothing=1.0"]),
     ([CONFIG, "--config.model.dropout_rate=1"], ["config.model.dropout_rate=1.0"]),
+    ([CONFIG, "--config.few_shot.shots=(0,)"], ["few_shot.shots=(0,) should be whole numbers"]),
+    ([CONFIG, "--config.few_shot.shots=5"], ["few_shot.shots='5' is not of type tuple", "(1, 5, "]),
+    ([CONFIG, "--config.few_shot.draws=0"], ["few_shot.draws=0 should be at least 1"]),
+    ([CONFIG, "--config.few_shot.l2=(0,)"], ["few_shot.l2=(0,) should be numbers above 0"]),
+    ([CONFIG, "--config.optimizer.undecayed=('(',)"], ["optimizer.undecayed: '('", "regular"]),
     ([CONFIG, "--config.checkpoint.keep=0"], ["config.checkpoint.keep=0 should be at least 1"]),
     ([CONFIG, "--config.evaluation.every_percent=0"], ["config.evaluation.every_percent"]),
     ([CONFIG, "--config.checkpoint.every_percent=0"], ["config.checkpoint.every_percent"]),

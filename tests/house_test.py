@@ -18,11 +18,12 @@ FLOORS = (
   ("data",),
   ("evaluation",),
   ("tasks", "weights"),
+  ("recipes",),
   ("training",),
   ("pipelines",),
   ("search",),
   ("commands",),
-  ("main", "zoo", "card"),
+  ("main", "zoo", "card", "prepare"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 # These travel to other code bases: arrays in, arrays out.

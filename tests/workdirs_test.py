@@ -42,6 +42,21 @@ def test_a_run_that_has_not_begun_may_change(tmp_path):
     workdirs.claim(tmp_path, config)
 
 
+def test_a_run_of_an_earlier_version_has_had_the_defaults_of_what_came_later(tmp_path):
+  config = configuration.base()
+  path = workdirs.claim(tmp_path / "run", config)
+  (path / "metrics.jsonl").write_text("{}\n")
+  old = json.loads((path / "config.json").read_text())
+  del old["data"]["interpolation"], old["new_head"]
+  (path / "config.json").write_text(json.dumps(old))
+  assert workdirs.saved(path).data.interpolation == "" and workdirs.saved(path).new_head is False
+  workdirs.claim(path, config)
+  (path / "config.json").write_text(json.dumps(old))
+  config.new_head = True
+  with pytest.raises(errors.UserError, match="config.new_head: False there, True now"):
+    workdirs.claim(path, config)
+
+
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
   (tmp_path / "thesis.tex").write_text("years of work")
   with pytest.raises(errors.UserError, match=r"not empty and holds no run.*thesis.tex"):

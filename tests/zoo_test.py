@@ -19,7 +19,7 @@ def test_json_is_one_list_and_nothing_else(capsys):
 def test_names_of_every_family():
   # Natural order, multipliers as suffix; every name a paper's reader would type.
   assert models.list_models("mixnet_*") == [
-    f"mixnet_{size}" for size in ("l", "m", "s", "xl", "xxl")
+    f"mixnet_{size}" for size in ("l", "m", "s", "tiny", "xl", "xxl")
   ]
   for name in (
     "efficientnet_b0 efficientnet_l2 mnasnet_a1 mnasnet_b1 mnasnet_small mobilenetv1 mobilenetv2 "

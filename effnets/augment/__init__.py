@@ -8,6 +8,7 @@ from effnets.augment import boxes as boxes
 from effnets.augment import detection as detection
 from effnets.augment.autoaugment import POLICIES as POLICIES
 from effnets.augment.autoaugment import AutoAugment as AutoAugment
+from effnets.augment.colour import recolour as recolour
 from effnets.augment.crops import flip as flip
 from effnets.augment.crops import random_resized_crop as random_resized_crop
 from effnets.augment.crops import shift as shift

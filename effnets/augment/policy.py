@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, UInt8
 
 from effnets import errors, streams
-from effnets.augment import autoaugment, crops, erasing, randaugment
+from effnets.augment import autoaugment, colour, crops, erasing, randaugment
 from effnets.augment import settings as checks
 
 Policy = Callable[[UInt8[Array, "b h w 3"], Key[Array, "b"]], UInt8[Array, "b h w 3"]]
@@ -17,6 +17,7 @@ Policy = Callable[[UInt8[Array, "b h w 3"], Key[Array, "b"]], UInt8[Array, "b h 
 DEFAULTS: dict[str, Any] = {
   "crop": None,  # or {"area": (0.08, 1.0), "aspect": (0.75, 1.333)}: random resized crop
   "flip": False,
+  "colour": None,  # or {"brightness": 32.0, "saturation": (0.5, 1.5)}
   "shift": 0,
   "shift_mode": "constant",
   "shift_fill": 0,
@@ -28,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
   "erasing": None,  # or {"probability": 0.25, "area": (0.02, 0.4), "aspect": (0.3, 3.3)}
 }
 _CROP = {"area": (0.08, 1.0), "aspect": (3 / 4, 4 / 3)}
+_COLOUR = {"brightness": 32.0, "saturation": (0.5, 1.5)}
 _ERASING = {"probability": 0.5, "area": (0.02, 0.4), "aspect": (0.3, 1 / 0.3), "fill": "pixel"}
 _AUTOAUGMENT = tuple(f.name for f in dataclasses.fields(autoaugment.AutoAugment))
 _RANDAUGMENT = tuple(f.name for f in dataclasses.fields(randaugment.RandAugment))
@@ -40,7 +42,9 @@ def create(config: Mapping[str, Any] | None) -> Policy:
   Args:
     config: a mapping with any of the keys of `DEFAULTS`, applied in this order:
       crop: None, or a mapping with `area` and `aspect` (see `crops.random_resized_crop`).
-      flip: whether to mirror half of the images. shift: largest move in pixels; `shift_mode`
+      flip: whether to mirror half of the images.
+      colour: None, or a mapping with `brightness` and `saturation` (see `colour.recolour`).
+      shift: largest move in pixels; `shift_mode`
       (`constant`: abc -> ..abc.., `reflect`: abc -> cbabcba) and `shift_fill` (a level, or red,
       green and blue) say what moves in.
       autoaugment, randaugment: None, or a mapping of the fields of `AutoAugment` or `RandAugment`,
@@ -71,6 +75,11 @@ def create(config: Mapping[str, Any] | None) -> Policy:
     crop = {**_CROP, **checks.mapping(f"{_KEY}.crop", settings["crop"], _CROP)}
     crop["area"] = checks.pair(f"{_KEY}.crop.area", crop["area"], 0, 1)
     crop["aspect"] = checks.pair(f"{_KEY}.crop.aspect", crop["aspect"], 0, 100)
+  tint = None
+  if settings["colour"] is not None:
+    tint = {**_COLOUR, **checks.mapping(f"{_KEY}.colour", settings["colour"], _COLOUR)}
+    tint["saturation"] = checks.pair(f"{_KEY}.colour.saturation", tint["saturation"], 0, 10)
+    checks.check_number(f"{_KEY}.colour.brightness", tint["brightness"], 0, 255)
   erase = None if settings["erasing"] is None else _erasing(settings["erasing"])
   operations = _operations(settings)
 
@@ -86,6 +95,8 @@ def create(config: Mapping[str, Any] | None) -> Policy:
       images = crops.random_resized_crop(images, named("crop"), **crop)
     if settings["flip"]:
       images = crops.flip(images, named("flip"))
+    if tint is not None:
+      images = colour.recolour(images, named("colour"), **tint)
     if settings["shift"]:
       side = min(images.shape[1:3])
       if settings["shift"] >= side:

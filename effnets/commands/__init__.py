@@ -1,6 +1,8 @@
 """What `main` can do."""
 
 from effnets.commands.evaluate import evaluate as evaluate
+from effnets.commands.export import export as export
+from effnets.commands.few_shot import few_shot as few_shot
 from effnets.commands.predict import predict as predict
 from effnets.commands.show import show as show
 from effnets.commands.train import train as train

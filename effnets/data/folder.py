@@ -4,6 +4,11 @@ Either PATH/SPLIT/CLASS/IMAGE or, without splits, PATH/CLASS/IMAGE (then the onl
 `train` means the same). Classes are the sorted names of the class folders, over all of the usual
 splits that exist, so that a class missing in one split shifts no label. Images are sorted by class,
 then by name. Suffixes: jpg, jpeg, png, bmp, webp.
+
+Option `hold_out`, for a folder without splits: percent of each class that is `validation`, and as
+much again `test`, at least one picture each; `train` is the rest. Which pictures those are depends
+on their names alone, so a picture that comes later moves few others. Where there are split folders
+it has no effect.
 """
 
 import os
@@ -13,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from effnets import errors
+from effnets import errors, streams
 from effnets.data import decode, sources
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -21,7 +26,10 @@ _SPLITS = ("train", "validation", "val", "test")
 
 
 class Folder:
-  """Images in class folders. `paths`: the files, in order; images are decoded when asked for."""
+  """Images in class folders; they are decoded when asked for.
+
+  paths: the files, in order. labels: theirs, int32 (n,).
+  """
 
   image_size = None
 
@@ -31,41 +39,51 @@ class Folder:
     self.paths = paths
     self.class_names = class_names
     self.num_classes = len(class_names)
-    self._labels = labels
+    self.labels = labels
 
   def __len__(self) -> int:
     return len(self.paths)
 
   def __getitem__(self, index: int) -> sources.Example:
+    return {
+      "image": decode.image(self.encoded(index), self.paths[index]),
+      "label": self.labels[index],
+    }
+
+  def encoded(self, index: int) -> bytes:
+    """Returns the bytes of a file.
+
+    Raises: sources.Unreadable.
+    """
     path = self.paths[index]
     try:
-      encoded = pathlib.Path(path).read_bytes()
+      return pathlib.Path(path).read_bytes()
     except OSError as error:
       raise sources.Unreadable(f"{path} ({error.strerror})") from error
-    return {"image": decode.image(encoded, path), "label": self._labels[index]}
 
 
 def open_split(
   argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
 ) -> Folder:
-  """Returns one split of the folder `argument`; there are no options.
+  """Returns one split of the folder `argument`; see the module's docstring.
 
-  Raises: errors.UserError if the path or split is missing, or there are no images or one class.
+  Raises: errors.UserError if the path or split is missing, there are no images or one class, or too
+    few of a class to hold some out.
   """
-  sources.check_options(options, (), kind="a folder", key=key)
-  root = pathlib.Path(argument).expanduser()
-  if not root.is_dir():
+  sources.check_options(options, ("hold_out",), kind="a folder", key=key)
+  hold_out = options.get("hold_out") or 0
+  if isinstance(hold_out, bool) or not isinstance(hold_out, int | float) or not 0 <= hold_out < 50:
     raise errors.UserError(
-      f"{key}.source='folder:{argument}': there is no folder {root.absolute()}; "
-      "expected PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
+      f"{key}.options.hold_out={hold_out!r} should be a percentage of at least 0 and below 50."
     )
-  inner = {name: root / name for name in _folders(root)}
+  root, inner = _opened(argument, key)
   flat = any(_images(path) for path in inner.values())
   if flat:
-    if split not in ("all", "train"):
-      raise errors.unknown(
-        split_key, split, f"a split of {root}, which has no split folders", ("all", "train")
-      )
+    known = ("all", "train", *(("validation", "test") if hold_out else ()))
+    if split not in known:
+      what = f"a split of {root}, which has no split folders"
+      hint = "" if hold_out else f" To cut some off: --{key}.options.hold_out=15, in percent."
+      raise errors.UserError(f"{errors.unknown(split_key, split, what, known)}{hint}")
     parent, classes = root, sorted(inner)
   else:
     if split not in inner:
@@ -76,6 +94,8 @@ def open_split(
   paths, labels = [], []
   for label, name in enumerate(classes):
     found = _images(parent / name)
+    if flat and hold_out and split != "all":
+      found = _part(found, split, hold_out, key)
     paths += found
     labels += [label] * len(found)
   if not paths:
@@ -90,6 +110,45 @@ def open_split(
     )
   name = f"folder:{argument}/{split}"
   return Folder(name, paths, np.array(labels, np.int32), tuple(classes))
+
+
+def _part(paths: list[str], split: str, hold_out: float, key: str) -> list[str]:
+  """Returns what of one class's pictures belongs to `split`, in their order."""
+  count = max(1, round(len(paths) * hold_out / 100))
+  if paths and len(paths) <= 2 * count:
+    raise errors.UserError(
+      f"{key}.options.hold_out={hold_out!r}: {pathlib.Path(paths[0]).parent} holds {len(paths)} "
+      f"picture(s), too few for training, validation and test."
+    )
+  shuffled = sorted(paths, key=lambda path: (streams.name_hash(pathlib.Path(path).name), path))
+  parts = {"test": shuffled[:count], "validation": shuffled[count : 2 * count]}
+  chosen = set(parts.get(split, shuffled[2 * count :]))
+  return [path for path in paths if path in chosen]
+
+
+def splits(argument: str, *, key: str) -> list[str]:
+  """Returns the splits of the folder `argument`; of one without splits it is `train`.
+
+  Raises: errors.UserError if it does not exist, or holds no folders.
+  """
+  root, inner = _opened(argument, key)
+  if not inner:
+    raise errors.UserError(
+      f"{key}.source='folder:{argument}': no folders in {root.absolute()}; expected "
+      "PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
+    )
+  return ["train"] if any(_images(path) for path in inner.values()) else list(inner)
+
+
+def _opened(argument: str, key: str) -> tuple[pathlib.Path, dict[str, pathlib.Path]]:
+  """Returns the folder and the folders in it by name, sorted."""
+  root = pathlib.Path(argument).expanduser()
+  if not root.is_dir():
+    raise errors.UserError(
+      f"{key}.source='folder:{argument}': there is no folder {root.absolute()}; "
+      "expected PATH/SPLIT/CLASS/*.jpg or PATH/CLASS/*.jpg."
+    )
+  return root, {name: root / name for name in _folders(root)}
 
 
 def pictures(path: str, *, key: str) -> Folder:

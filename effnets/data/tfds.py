@@ -9,7 +9,10 @@ Options: `data_dir` (default: TFDS's own, `~/tensorflow_datasets` or TFDS_DATA_D
 """
 
 import contextlib
+import importlib
 import io
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,29 +71,8 @@ def open_split(
   Raises: errors.UserError if there is no such data set, split or feature, or it is not prepared.
   """
   sources.check_options(options, ("data_dir", "image", "label"), kind="a TFDS data set", key=key)
-  import tensorflow_datasets as library
-
   data_dir = options.get("data_dir")
-  try:
-    # TFDS prints a banner when it looks, in vain, for a TensorFlow.
-    with contextlib.redirect_stdout(io.StringIO()):
-      builder = library.builder(argument, data_dir=data_dir, try_gcs=False)
-  except Exception as error:
-    base = argument.split("/")[0].split(":")[0]
-    # Community data sets are left out: listing them asks the network, and needs TensorFlow.
-    known = library.list_builders(with_community_datasets=False)
-    if base not in known:
-      raise errors.unknown(
-        f"{key}.source",
-        argument,
-        "a data set",
-        [*known, *sources.kinds()],
-        where=f"{', '.join(sources.kinds())}, and "
-        "https://www.tensorflow.org/datasets/catalog/overview",
-      ) from error
-    raise errors.UserError(
-      f"{key}.source={argument!r}: TFDS cannot open it ({type(error).__name__}: {error})."
-    ) from error
+  builder = _builder(argument, data_dir, key)
   if not builder.info.splits:
     raise errors.UserError(
       f"{key}.source={argument!r} is not prepared in {builder.data_path}. "
@@ -120,12 +102,88 @@ def open_split(
     ) from error
 
 
+def _builder(argument: str, data_dir: str | None, key: str):
+  """Returns TFDS's builder of a data set.
+
+  Raises: errors.UserError if there is no such data set, or TFDS cannot open it.
+  """
+  import tensorflow_datasets as library
+
+  try:
+    # TFDS prints a banner when it looks, in vain, for a TensorFlow.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder = library.builder(argument, data_dir=data_dir, try_gcs=False)
+  except Exception as error:
+    base = argument.split("/")[0].split(":")[0]
+    # Community data sets are left out: listing them asks the network, and needs TensorFlow.
+    known = library.list_builders(with_community_datasets=False)
+    if base not in known:
+      raise errors.unknown(
+        f"{key}.source",
+        argument,
+        "a data set",
+        [*known, *sources.kinds()],
+        where=f"{', '.join(sources.kinds())}, and "
+        "https://www.tensorflow.org/datasets/catalog/overview",
+      ) from error
+    raise errors.UserError(
+      f"{key}.source={argument!r}: TFDS cannot open it ({type(error).__name__}: {error})."
+    ) from error
+  return builder
+
+
+def prepare(
+  name: str,
+  data_dir: str,
+  *,
+  shards: int | None = None,
+  manual_dir: str | None = None,
+  key: str = "config.data",
+) -> dict[str, int]:
+  """Downloads a data set and writes it as ArrayRecord; returns the examples in each split.
+
+  One that is there already is left as it is. Takes TensorFlow.
+
+  Args:
+    name: TFDS's. data_dir: the folder that `options.data_dir` will name.
+    shards: number of files for each split, None: TFDS's choice. manual_dir: where files lie that
+      the licence allows nobody to download for others, such as ImageNet's archives; default:
+      `DATA_DIR/downloads/manual`. key: for messages.
+  Raises:
+    errors.UserError if there is no such data set, TensorFlow is not installed, the download fails,
+    or the data set is there in another format.
+  """
+  import tensorflow_datasets as library
+
+  builder = _builder(name, data_dir, key)
+  try:
+    importlib.import_module("tensorflow")
+  except ImportError as error:
+    raise errors.UserError(
+      f"{key}.source={name!r}: TFDS prepares data sets with TensorFlow, which is not installed: "
+      "`pip install 'effnets[tf]'`. Reading them takes none."
+    ) from error
+  config = library.download.DownloadConfig(manual_dir=manual_dir, num_shards=shards)
+  try:
+    with contextlib.redirect_stdout(sys.stderr):  # where progress belongs
+      builder.download_and_prepare(file_format="array_record", download_config=config)
+  except Exception as error:  # of the network, of checksums, of missing archives, of the disk
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise errors.UserError(f"{key}.source={name!r} cannot be prepared: {reason}") from error
+  found = builder.info.file_format.value
+  if found != "array_record":
+    raise errors.UserError(
+      f"{key}.source={name!r} lies in {builder.data_path} already, as {found}; delete it there, or "
+      "give another folder."
+    )
+  return {split: int(info.num_examples) for split, info in builder.info.splits.items()}
+
+
 def _how(name: str, data_dir: str | None) -> str:
-  where = f", data_dir={str(data_dir)!r}" if data_dir else ""
+  data_dir = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
   return (
     "Prepare it once with TensorFlow (pip install 'effnets[tf]'): "
-    f'python -c "import tensorflow_datasets as t; '
-    f"t.builder({name!r}{where}, file_format='array_record').download_and_prepare()\""
+    f"`python -m effnets.prepare {name} {data_dir}`."
   )
 
 

@@ -8,6 +8,7 @@ from effnets.models import resnet as resnet
 from effnets.models import scaling as scaling
 from effnets.models.counting import Count as Count
 from effnets.models.counting import count as count
+from effnets.models.folding import fold as fold
 from effnets.models.initialize import abstract as abstract
 from effnets.models.initialize import init as init
 from effnets.models.registry import Entry as Entry

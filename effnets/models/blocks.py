@@ -160,6 +160,18 @@ def scale(
   return dataclasses.replace(table, stem=channels(table.stem), rows=tuple(rows), head=head)
 
 
+def small_strides(rows: Sequence[Row]) -> tuple[Row, ...]:
+  """Returns the rows with the first two striding ones at stride 1, for images of 32 pixels.
+
+  Source: Noisy Student, official code, `small_image_model` (stages 2 and 3 of EfficientNet-B0).
+  """
+  striding = [index for index, row in enumerate(rows) if row.stride > 1][:2]
+  return tuple(
+    dataclasses.replace(row, stride=1) if index in striding else row
+    for index, row in enumerate(rows)
+  )
+
+
 def mix(
   table: Table, kernels: Sequence[int] = (), *, partition: str = "equal", dilated: bool = False
 ) -> Table:
@@ -263,15 +275,16 @@ class MBConv(Block):
       )(y, train)
       inner["expand"] = y
     y = inner["depthwise"] = self._depthwise(y, train)
+    gate = None
     if row.squeeze is not None:
-      y = layers.SqueezeExcite(
+      gate = layers.SqueezeExcite(
         row.squeeze.width(inputs, expanded),
         row.squeeze.activation or row.activation,
         row.squeeze.gate,
         self.settings,
         name="squeeze",
       )(y)
-    y = self._convolve("project", row.channels, kernel=(1,) * row.project_parts)(y, train)
+    y = self._convolve("project", row.channels, kernel=(1,) * row.project_parts)(y, train, gate)
     declared = inputs if row.declared is None else row.declared
     if row.skip and row.stride == 1 and inputs == declared == row.channels:
       y = self._add(x, y, train, noise)

@@ -7,7 +7,6 @@ for 32-pixel images.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 from effnets import ops
@@ -36,18 +35,6 @@ _TINY_ROWS = (
 
 B0 = blocks.Table(32, _B0_ROWS, 1280)
 TINY = blocks.Table(16, _TINY_ROWS, 128)
-
-
-def small_strides(rows: Sequence[blocks.Row]) -> tuple[blocks.Row, ...]:
-  """Returns the table with the first two striding stages at stride 1, for images of 32 pixels.
-
-  Source: Noisy Student, official code, `small_image_model` (stages 2 and 3 of b0).
-  """
-  striding = [index for index, row in enumerate(rows) if row.stride > 1][:2]
-  return tuple(
-    dataclasses.replace(row, stride=1) if index in striding else row
-    for index, row in enumerate(rows)
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +106,10 @@ def efficientnet(
   Args:
     table: the network at width and depth 1.
     width: factor of all channels, which are then rounded to multiples of 8.
-    depth: factor of all repeats, rounded up. small_images: see `small_strides`.
+    depth: factor of all repeats, rounded up. small_images: see `blocks.small_strides`.
     activation: of the whole network. The others: see `network.Network`.
   Raises: UserError for impossible values.
   """
-  if small_images:
-    table = dataclasses.replace(table, rows=small_strides(table.rows))
   return families.build(
     table,
     num_classes=num_classes,
@@ -133,6 +118,7 @@ def efficientnet(
     image_size=image_size,
     dropout_rate=dropout_rate,
     drop_path_rate=drop_path_rate,
+    small_images=small_images,
     activation=activation,
     padding=padding,
     plain=plain,

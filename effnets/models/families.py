@@ -26,6 +26,7 @@ def build(
   hidden: int = 0,
   head_depth: int = 1,
   keep_ends: bool = False,
+  small_images: bool = False,
   kernels: tuple[int, ...] = (),
   partition: str = "equal",
   dilated: bool = False,
@@ -49,7 +50,8 @@ def build(
       it leaves alone. depth: factor of repeats, see `blocks.deepen`. image_size: in pixels.
     stem, head, hidden: channels instead of the scaled table's; 0 keeps those.
     head_depth: how many head convolutions follow each other.
-    keep_ends: depth leaves the first and the last stage alone.
+    keep_ends: depth leaves the first and the last stage alone. small_images: see
+      `blocks.small_strides`.
     kernels, partition, dilated: mixed depthwise convolutions, see `blocks.mix`.
     squeeze: False leaves all squeeze-excitation out.
     activation: of the whole network, instead of the table's; "" keeps those. A squeeze-excitation
@@ -77,6 +79,8 @@ def build(
     if value not in options:
       raise errors.unknown(f"config.model.{key}", value, "a valid choice", options)
   table = blocks.scale(table, width=width, depth=depth, keep_ends=keep_ends)
+  if small_images:
+    table = dataclasses.replace(table, rows=blocks.small_strides(table.rows))
   if kernels or partition != "equal" or dilated:
     table = blocks.mix(table, kernels, partition=partition, dilated=dilated)
   rows = tuple(

@@ -5,6 +5,7 @@ hidden generator: noise comes from one key per example, so it is the same on eve
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,7 @@ class Settings:
   group: over whom batch moments are taken in training.
   kernel_std: every kernel starts from a normal truncated at two standard deviations, this before
     truncation; None: each layer's own rule.
+  folded: norms are in the kernels before them, except for their bias; see `folding.fold`.
   """
 
   padding: str = "SAME"
@@ -49,6 +51,7 @@ class Settings:
   epsilon: float = 1e-3
   group: ops.Group = ops.Group()
   kernel_std: float | None = None
+  folded: bool = False
 
   def kernel(self, usual: initialize.Initializer) -> initialize.Initializer:
     """Returns the initialiser of a kernel whose layer's own rule is `usual`."""
@@ -72,23 +75,30 @@ class Conv(nn.Module):
   settings: Settings = Settings()
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
-    """Returns the convolved `x` in the compute dtype."""
+  def __call__(
+    self, x: Float[Array, "b h w c"], gate: Float[Array, "b 1 1 c"] | None = None
+  ) -> Float[Array, "b h2 w2 o"]:
+    """Returns the convolved `x`, times `gate` if there is one, in the compute dtype."""
     taps = self.kernel * self.kernel
     std = math.sqrt(2 * self.groups / (taps * self.channels))
     shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.channels)
     initializer = self.settings.kernel(initialize.Normal(std))
     kernel = initialize.parameter(self, "kernel", initializer, shape)
     dtype = self.settings.dtype
-    y = ops.conv(
-      x.astype(dtype),
-      kernel.astype(dtype),
-      stride=self.stride,
-      dilation=self.dilation,
-      groups=self.groups,
-      padding=self.settings.padding,
-      plain=self.settings.plain,
-    )
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    simple = self.kernel == self.stride == self.groups == 1 and not self.settings.plain
+    if gate is not None and simple:
+      y = ops.gated(x, gate.astype(dtype), kernel)
+    else:
+      y = ops.conv(
+        x if gate is None else x * gate.astype(dtype),
+        kernel,
+        stride=self.stride,
+        dilation=self.dilation,
+        groups=self.groups,
+        padding=self.settings.padding,
+        plain=self.settings.plain,
+      )
     if self.bias:
       shift = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.channels,))
       y = y + shift.astype(dtype)
@@ -141,8 +151,10 @@ class SplitConv(nn.Module):
   settings: Settings = Settings()
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
-    """Returns the parts' results, joined in order."""
+  def __call__(
+    self, x: Float[Array, "b h w c"], gate: Float[Array, "b 1 1 c"] | None = None
+  ) -> Float[Array, "b h2 w2 o"]:
+    """Returns the parts' results for `x`, times `gate` if there is one, joined in order."""
     count, start, results = len(self.kernels), 0, []
     sizes = partition(x.shape[-1], count, self.partition)
     outputs = partition(self.channels, count, self.partition)
@@ -159,7 +171,8 @@ class SplitConv(nn.Module):
         settings=self.settings,
         name=str(index),
       )
-      results.append(convolve(x[..., start : start + size]))
+      own = functools.partial(jax.lax.slice_in_dim, start_index=start, limit_index=start + size)
+      results.append(convolve(own(x, axis=3), None if gate is None else own(gate, axis=3)))
       start += size
     return jnp.concatenate(results, -1)
 
@@ -211,10 +224,17 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *s c"], train: bool = False) -> Float[Array, "b *s c"]:
-    """Returns the normalised, activated `x`; train: by batch moments, else by running ones."""
+    """Returns the normalised, activated `x`; train: by batch moments, else by running ones.
+
+    Raises: ValueError for train in a folded network, which has no moments.
+    """
     shape, settings = (x.shape[-1],), self.settings
-    scale = initialize.parameter(self, "scale", initialize.Constant(self.initial_scale), shape)
     bias = initialize.parameter(self, "bias", initialize.Constant(0.0), shape)
+    if settings.folded:
+      if train:
+        raise ValueError("a folded network has no batch norm left to train; use the one before.")
+      return ops.shift(x, bias, activation=self.activation)
+    scale = initialize.parameter(self, "scale", initialize.Constant(self.initial_scale), shape)
     zero, one = initialize.Constant(0.0), initialize.Constant(1.0)
     mean = initialize.state(self, "batch_stats", "mean", initializer=zero, shape=shape)
     var = initialize.state(self, "batch_stats", "var", initializer=one, shape=shape)
@@ -256,8 +276,16 @@ class ConvNorm(nn.Module):
   scale: float = 1.0
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b h2 w2 o"]:
-    """Returns the activated, normalised convolution; train: as of `BatchNorm`."""
+  def __call__(
+    self,
+    x: Float[Array, "b h w c"],
+    train: bool = False,
+    gate: Float[Array, "b 1 1 c"] | None = None,
+  ) -> Float[Array, "b h2 w2 o"]:
+    """Returns the activated, normalised convolution of `x`, times `gate` if there is one.
+
+    Args: train: as of `BatchNorm`.
+    """
     kernels = (self.kernel,) if isinstance(self.kernel, int) else self.kernel
     if len(kernels) == 1:
       taps, dilation = spread(kernels[0], self.stride) if self.dilated else (kernels[0], 1)
@@ -281,7 +309,9 @@ class ConvNorm(nn.Module):
         settings=self.settings,
         name="conv",
       )
-    return BatchNorm(self.activation, self.settings, self.scale, name="norm")(convolve(x), train)
+    return BatchNorm(self.activation, self.settings, self.scale, name="norm")(
+      convolve(x, gate), train
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,7 +352,7 @@ def divisible(channels: float, *, divisor: int = 8) -> int:
 
 
 class SqueezeExcite(nn.Module):
-  """Scales each channel by a gate computed from all channels' means over the image."""
+  """A gate for each channel, computed from all channels' means over the image."""
 
   width: int
   activation: str = "swish"
@@ -330,14 +360,14 @@ class SqueezeExcite(nn.Module):
   settings: Settings = Settings()
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Returns the gated `x`; the mean is float32."""
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 1 1 c"]:
+    """Returns what `x` is to be multiplied with; the mean is float32."""
     settings = self.settings
     y = x.mean((1, 2), dtype=jnp.float32, keepdims=True)
     y = Conv(self.width, bias=True, settings=settings, name="reduce")(y)
     y = ACTIVATIONS[self.activation](y)
     y = Conv(x.shape[-1], bias=True, settings=settings, name="expand")(y)
-    return x * ACTIVATIONS[self.gate](y)
+    return ACTIVATIONS[self.gate](y)
 
 
 def path_noise(keys: Key[Array, "b"], count: int) -> Float[Array, "b n"]:

@@ -1,6 +1,7 @@
 """MixNet: inverted bottlenecks whose depthwise convolutions mix kernel sizes.
 
-S and M were found by search; L is M at width 1.3; XL and XXL are timm's, deepened by its rule.
+S and M were found by search; L is M at width 1.3; XL and XXL are timm's, deepened by its rule. tiny
+is this project's own, for 32-pixel images.
 Source: Tan and Le 2019 (arXiv 1907.09595) and its code.
 """
 
@@ -69,6 +70,19 @@ M = _table(
   ),
 )
 
+# Three halvings, so that 32 pixels end as 4.
+TINY = _table(
+  16,
+  (
+    _row(_K3, 1, 1, 1, 1, 16, 1),
+    _row(_K7, 2, 2, 2, 4, 24, 1),
+    _joined(_K5, 2, 2, 1, 3, 24, 1),
+    _row(_K9, 1, 1, 2, 4, 40, 1, 0.5),
+    _joined(_K5, 1, 2, 1, 4, 40, 1, 0.5),
+  ),
+  head=128,
+)
+
 _add = functools.partial(families.add, paper="1907.09595", interpolation="bilinear")
 
 _add(
@@ -106,3 +120,4 @@ _add(
 )
 _add("mixnet_xl", M, width=1.6, depth=1.2, params=11_896_768, madds=904.01e6, dropout_rate=0.25)
 _add("mixnet_xxl", M, width=2.4, depth=1.3, params=23_961_752, madds=1992.73e6, dropout_rate=0.25)
+families.add("mixnet_tiny", TINY, params=174_504, madds=1_381_888.0, image_size=32, crop_padding=0)

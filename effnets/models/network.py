@@ -30,8 +30,8 @@ class Network(nn.Module):
   remat: `none` keeps activations for the backward pass; `block` keeps each block's input alone and
     computes the rest again.
   frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
-    through their end; 0 freezes nothing. See `frozen_names`.
-  padding, plain, dtype, momentum, epsilon, group, kernel_std: see `layers.Settings`.
+    through their end; 0 freezes nothing; -1 freezes all but the classifier. See `frozen_names`.
+  padding, plain, dtype, momentum, epsilon, group, kernel_std, folded: see `layers.Settings`.
   stem_kernel, stem_pool, hidden: see `blocks.Table`.
   """
 
@@ -56,6 +56,7 @@ class Network(nn.Module):
   hidden: int = 0
   head_depth: int = 1
   kernel_std: float | None = None
+  folded: bool = False
 
   def setup(self) -> None:
     settings = layers.Settings(
@@ -66,6 +67,7 @@ class Network(nn.Module):
       epsilon=self.epsilon,
       group=self.group,
       kernel_std=self.kernel_std,
+      folded=self.folded,
     )
     self.stem_layer = layers.ConvNorm(
       self.stem, self.stem_kernel, 2, activation=self.activation, settings=settings, name="stem"
@@ -100,7 +102,13 @@ class Network(nn.Module):
     """
     if not self.frozen_blocks:
       return ()
-    return ("stem", *(f"block_{index}" for index in range(self.frozen_blocks)))
+    count = sum(row.repeats for row in self.rows)
+    names = ["stem", *(f"block_{index}" for index in range(count))]
+    if self.frozen_blocks > 0:
+      return tuple(names[: 1 + self.frozen_blocks])
+    if self.head:
+      names += ["head", *(f"head_{index}" for index in range(1, self.head_depth))]
+    return (*names, *(["hidden"] if self.hidden else []))
 
   def backbone(
     self,
@@ -120,7 +128,7 @@ class Network(nn.Module):
     noise = None
     if train and keys is not None and "drop_path" in keys and self.drop_path_rate > 0:
       noise = layers.path_noise(keys["drop_path"], len(self.block_layers))
-    frozen = self.frozen_blocks
+    frozen = len(self.block_layers) if self.frozen_blocks < 0 else self.frozen_blocks
     x = self.stem_layer(images, train and not frozen)
     ends, strides = {"stem": x}, [row.stride for row in blocks.unroll(self.rows)]
     reduction = 0
@@ -159,13 +167,16 @@ class Network(nn.Module):
     is a hidden layer. Dropout comes after them.
     """
     ends = self.backbone(images, train=train, keys=keys, inner=inner)
-    last = ends["features"]
+    last, fixed = ends["features"], self.frozen_blocks < 0
     for layer in self.head_layers:
-      last = ends["head_1x1"] = layer(last, train)
+      last = ends["head_1x1"] = layer(last, train and not fixed)
     ends["pooled_features"] = last.mean((1, 2), dtype=jnp.float32)
     if self.hidden:
       y = self.hidden_layer(ends["pooled_features"][:, None, None])
-      ends["hidden"] = layers.ACTIVATIONS[self.activation](y)[:, 0, 0]
+      ends["hidden"] = layers.ACTIVATIONS[self.activation](y).squeeze((1, 2))
+    if fixed:
+      for name in {"pooled_features", "hidden"} & ends.keys():
+        ends[name] = jax.lax.stop_gradient(ends[name])
     return ends
 
   def __call__(
@@ -204,7 +215,7 @@ def check(module: Network) -> Network:
     ("num_classes", 1, None),
     ("image_size", 1, None),
     ("head_depth", 1, None),
-    ("frozen_blocks", 0, count),
+    ("frozen_blocks", -1, count),
   ):
     value = getattr(module, key)
     whole = isinstance(value, int) and not isinstance(value, bool)

@@ -6,3 +6,5 @@ from effnets.ops.normalization import ACTIVATIONS as ACTIVATIONS
 from effnets.ops.normalization import Group as Group
 from effnets.ops.normalization import moments as moments
 from effnets.ops.normalization import normalize as normalize
+from effnets.ops.normalization import shift as shift
+from effnets.ops.pointwise import gated as gated

@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float
 
-from effnets.ops import _bilinear, depthwise, pointwise
+from effnets.ops import _bilinear, depthwise, pointwise, shallow
 
 PADDINGS = ("SAME", "SYMMETRIC", "VALID")
 
@@ -46,10 +46,10 @@ def conv(
 ) -> Float[Array, "b h2 w2 o"]:
   """Returns the convolution of `x` with an HWIO kernel (`i = c / groups`), in the type of `x`.
 
-  A 1x1 kernel becomes a matrix product, a depthwise one (`groups = c = o`) shifted multiply-adds on
-  a CPU; everything else, and every GPU or TPU, XLA's convolution. With `groups > 1` the weight
-  gradient is this package's own, since XLA's is wrong under `jit` on a mesh that leaves an axis
-  idle. Half precision is summed in float32.
+  A 1x1 kernel becomes a matrix product. On a CPU a depthwise one (`groups = c = o`), and a small
+  one over few channels, are shifted multiply-adds. Everything else, and every GPU or TPU, is XLA's
+  convolution. With `groups > 1` the weight gradient is this package's own, since XLA's is wrong
+  under `jit` on a mesh that leaves an axis idle. Half precision is summed in float32.
 
   Args:
     plain: use XLA's convolution with XLA's derivatives whatever the shape. It is the reference, and
@@ -87,6 +87,8 @@ def conv(
   if groups == 1:
     if taps == (1, 1):
       return pointwise.pointwise(x, kernel, stride=stride)
+    if taps[0] * taps[1] * channels <= shallow.MOST_PRODUCTS:
+      return shallow.shallow(x, kernel, geometry)
     return depthwise.xla_convolution(x, kernel, geometry)
   if groups == channels == outputs:
     return depthwise.depthwise(x, kernel, geometry=geometry)

@@ -76,7 +76,8 @@ def normalize(
       plain vectors) for all images, as running averages are.
     epsilon: added to the variance, inside the root.
     activation: one of `ACTIVATIONS`.
-    plain: leave the derivative to JAX. Needed for forward mode; keeps more arrays.
+    plain: leave the derivative to JAX and write the activation as the textbook does. Needed for
+      forward mode and for programs that other runtimes shall recognise; keeps more arrays.
 
   Raises: ValueError for an unknown activation or a number of groups that does not divide the batch.
   """
@@ -88,8 +89,22 @@ def normalize(
   # Everything per channel is folded into one multiply-add per value.
   factor = jax.lax.rsqrt(var + epsilon) * scale
   offset = bias - mean * factor
-  function = _affine if plain else _affine_once
-  return function(x, factor, offset, activation)
+  if plain:
+    return _affine(x, factor, offset, _TEXTBOOK.get(activation, ACTIVATIONS[activation][0]))
+  return _affine_once(x, factor, offset, activation)
+
+
+def shift(
+  x: Float[Array, "b *s c"], bias: Float[Array, " c"], *, activation: str = "identity"
+) -> Float[Array, "b *s c"]:
+  """Returns `activation(x + bias)`, in the type of `x`: what folding leaves of a normalisation.
+
+  Args: activation: one of `ACTIVATIONS`.
+  Raises: ValueError for an unknown activation.
+  """
+  if activation not in ACTIVATIONS:
+    raise ValueError(f"activation={activation!r} is none of {', '.join(ACTIVATIONS)}.")
+  return ACTIVATIONS[activation][0](x.astype(jnp.float32) + bias).astype(x.dtype)
 
 
 # ---- Activations: value, and the derivative from the same input ----------------------------------
@@ -131,6 +146,14 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
 }
 """Name -> (function, derivative); swish(z) = z sigmoid(z), hard_sigmoid(z) = relu6(z + 3) / 6."""
 
+# Of those, the ones whose fast form above no other runtime would recognise.
+_TEXTBOOK = {
+  "swish": jax.nn.silu,
+  "sigmoid": jax.nn.sigmoid,
+  "hard_swish": jax.nn.hard_silu,
+  "hard_sigmoid": jax.nn.hard_sigmoid,
+}
+
 
 # ---- The pass over the data ----------------------------------------------------------------------
 
@@ -153,18 +176,19 @@ def _pre_activation(x: Array, factor: Array, offset: Array) -> tuple[Array, Arra
   return grouped, grouped * _spread(factor, grouped) + _spread(offset, grouped)
 
 
-def _affine(x: Array, factor: Array, offset: Array, activation: str) -> Array:
+def _affine(x: Array, factor: Array, offset: Array, activation: Callable[[Array], Array]) -> Array:
   _, z = _pre_activation(x, factor, offset)
-  return ACTIVATIONS[activation][0](z).astype(x.dtype).reshape(x.shape)
+  return activation(z).astype(x.dtype).reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _affine_once(x: Array, factor: Array, offset: Array, activation: str) -> Array:
-  return _affine(x, factor, offset, activation)
+  return _affine(x, factor, offset, ACTIVATIONS[activation][0])
 
 
 def _affine_forward(x, factor, offset, activation):
-  return _affine(x, factor, offset, activation), (x, factor, offset)
+  value = _affine(x, factor, offset, ACTIVATIONS[activation][0])
+  return value, (x, factor, offset)
 
 
 def _affine_backward(activation, residuals, g):

@@ -11,7 +11,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from effnets import errors
-from effnets.parallel import memory
+from effnets.parallel import host, memory
 
 _MESSAGE_BYTES = 2048
 _CACHE_WARNING = "Error reading persistent compilation cache entry for "
@@ -22,7 +22,8 @@ def initialize(
 ) -> None:
   """Sets the process up and joins it with the run's others; call once, before any JAX array.
 
-  Keeps freed memory for the next step (see `memory`) and compiled programs for the next run.
+  Keeps freed memory for the next step (see `memory`) and compiled programs for the next run, and
+  lets a CPU use its wide vectors (see `host`).
 
   Args:
     coordinator: `host:port` of process 0. Empty: this process is alone, unless num_processes is
@@ -34,6 +35,7 @@ def initialize(
   Raises: UserError if the others cannot be joined.
   """
   memory.keep_freed_pages()
+  host.prefer_wide_vectors()
   use_compilation_cache(cache_dir)
   if coordinator or num_processes:
     # SIGTERM on one process is passed on to all, so that they stop at the same step.

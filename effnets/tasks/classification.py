@@ -129,6 +129,12 @@ class Classification:
     images = self.placement.split_images(self._inputs(batch["image"]))
     return {"logits": self.module.apply(variables, images, train=False)}
 
+  def features(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
+    """Returns the network's end points without space, `b d`, such as `pooled_features`."""
+    images = self.placement.split_images(self._inputs(batch["image"]))
+    ends = self.module.apply(variables, images, train=False, method="features")
+    return {name: end.astype(jnp.float32) for name, end in ends.items() if end.ndim == 2}
+
   @property
   def figures(self) -> tuple[str, ...]:
     """Names of the figures that `evaluate` returns."""

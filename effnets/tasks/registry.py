@@ -124,7 +124,7 @@ def policy(config: Any) -> augment.policy.Policy | None:
       augment.create({name: {**section, switch: value}})
       settings[name] = None
   made = augment.create(settings)
-  on = ("crop", "flip", "shift", "autoaugment", "randaugment", "cutout", "erasing")
+  on = ("crop", "flip", "colour", "shift", "autoaugment", "randaugment", "cutout", "erasing")
   return made if any(settings.get(name) for name in on) else None
 
 

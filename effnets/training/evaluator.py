@@ -10,13 +10,24 @@ from jaxtyping import PyTree
 from effnets import data, parallel
 from effnets.tasks import base
 
+Predict = Callable[[base.Variables, base.Batch], dict[str, jax.Array]]
+
 
 def create(
-  config: Any, task: base.Task, placement: parallel.Placement, *, batch_size: int = 0
+  config: Any,
+  task: base.Task,
+  placement: parallel.Placement,
+  *,
+  batch_size: int = 0,
+  predict: Predict | None = None,
 ) -> "Predictor":
-  """Returns the predictor that a config asks for; batch_size: 0 for `config.eval_batch_size`."""
+  """Returns the predictor that a config asks for.
+
+  batch_size: 0 for `config.eval_batch_size`. predict: instead of `task.predict`.
+  """
   reading = {name: config.data[name] for name in ("workers", "threads", "max_unreadable")}
-  return Predictor(task, placement, batch_size=batch_size or config.eval_batch_size, **reading)
+  size = batch_size or config.eval_batch_size
+  return Predictor(task, placement, batch_size=size, predict=predict, **reading)
 
 
 class Predictor:
@@ -26,10 +37,20 @@ class Predictor:
   """
 
   def __init__(
-    self, task: base.Task, placement: parallel.Placement, *, batch_size: int, **reading: Any
+    self,
+    task: base.Task,
+    placement: parallel.Placement,
+    *,
+    batch_size: int,
+    predict: Predict | None = None,
+    **reading: Any,
   ):
-    """Takes the task; `reading`: `workers`, `threads`, `max_unreadable` of `data.eval_batches`."""
+    """Takes the task; `reading`: `workers`, `threads`, `max_unreadable` of `data.eval_batches`.
+
+    predict: what to run instead of `task.predict`.
+    """
     self._task, self._placement, self._batch_size = task, placement, batch_size
+    self._predict = predict or task.predict
     self._reading = reading
     self._compiled = None
 
@@ -39,7 +60,7 @@ class Predictor:
     def predict(variables, batch):
       variables = {**variables, "params": self._placement.gather(variables["params"])}
       kept = {name: batch[name] for name in ("label", "mask", "index")}
-      return self._task.predict(variables, batch), kept
+      return self._predict(variables, batch), kept
 
     jitted = jax.jit(predict, out_shardings=self._placement.replicated)
     self._compiled = jitted.lower(variables, batch).compile()

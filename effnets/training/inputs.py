@@ -95,8 +95,8 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
   return data.decode.CentreCrop(
     size,
     # Pictures that come in one size were cut before.
-    _crop_fraction(config) if source.image_size is None else 1.0,
-    _interpolation(config),
+    crop_fraction(config) if source.image_size is None else 1.0,
+    interpolation(config),
     squash=config.data.resize == "squash",
   )
 
@@ -106,13 +106,14 @@ def training_transform(config: Any, source: data.Source) -> data.decode.Transfor
   if config.data.random_crop and source.image_size is None:
     return data.decode.RandomCrop(
       config.data.image_size,
-      fraction=_crop_fraction(config),
-      interpolation=_interpolation(config),
+      fraction=crop_fraction(config),
+      interpolation=interpolation(config),
     )
   return evaluation_transform(config, source)
 
 
-def _crop_fraction(config: Any) -> float:
+def crop_fraction(config: Any) -> float:
+  """Returns the side of the evaluation crop over the picture's shorter side."""
   settings, size = config.data, config.data.image_size
   if settings.crop_fraction:
     return settings.crop_fraction
@@ -122,7 +123,8 @@ def _crop_fraction(config: Any) -> float:
   return size / (size + padding)
 
 
-def _interpolation(config: Any) -> str:
+def interpolation(config: Any) -> str:
+  """Returns how pictures are resized, `bilinear` or `bicubic`."""
   return config.data.interpolation or models.entry(config.model.name).interpolation
 
 

@@ -164,6 +164,7 @@ def train(
     schedule=ready.schedule,
     accumulate=config.accumulate,
     coupled_weight_decay=optimizers.coupled_weight_decay(config.optimizer),
+    decays=optimizers.decay_rule(config.optimizer),
     ema_decay=config.ema.decay,
   )
 

@@ -31,6 +31,7 @@ _COMMON = {
   "weight_decay_kind": None,
   "clip_norm": None,
   "frozen": (),
+  "undecayed": (),
 }
 _FIELDS = {
   "rmsprop": {"decay": 0.9, "momentum": 0.9, "eps": 1e-3},
@@ -72,6 +73,17 @@ def decayed(path: str) -> bool:
   return not (modules and _NORM.search(modules[-1]))
 
 
+def decay_rule(config: Mapping[str, Any], *, key: str = "config.optimizer") -> Rule:
+  """Returns path -> whether the weight there decays: `decayed`, without `config.undecayed`.
+
+  >>> rule = decay_rule({"name": "sgd", "undecayed": ("depthwise/", "bias$")})
+  >>> [rule(p) for p in ("head/kernel", "head/bias", "block_1/depthwise/kernel", "stem/norm/scale")]
+  [True, False, False, False]
+  """
+  patterns = [re.compile(pattern) for pattern in _read(config, key)["undecayed"]]
+  return lambda path: decayed(path) and not any(p.search(path) for p in patterns)
+
+
 def mask(params: PyTree, rule: Rule = decayed) -> PyTree[bool]:
   """Returns a tree like `params` that holds `rule(path)` for every leaf."""
   return jax.tree_util.tree_map_with_path(
@@ -107,7 +119,6 @@ def create(
   config: Mapping[str, Any],
   schedule: optax.Schedule,
   *,
-  weight_decay_mask: Rule = decayed,
   key: str = "config.optimizer",
 ) -> optax.GradientTransformation:
   """Returns the optimizer `config.name`, clipping and frozen weights included.
@@ -124,20 +135,23 @@ def create(
   Every optimizer has: `weight_decay`; `weight_decay_kind` (`coupled`, by the loss: rmsprop, sgd,
   adam; `decoupled`, here: adamw, lars, lamb; None takes the one that the optimizer has);
   `clip_norm` (largest global norm of the gradients, those of frozen weights not counted; None for
-  no clipping); `frozen` (path prefixes whose weights get zero updates and no optimizer state).
+  no clipping); `frozen` (path prefixes whose weights get zero updates and no optimizer state);
+  `undecayed` (regular expressions: weights whose path one of them finds do not decay, see
+  `decay_rule`).
 
   Args:
     config: any mapping. schedule: step -> learning rate, step counted from 0.
-    weight_decay_mask: path -> whether the weight there decays. key: how messages call `config`.
+    key: how messages call `config`.
   Raises: UserError for unknown names or fields and values out of range; from `init`, if a frozen
     prefix covers no weight.
   Source: EfficientNet sheet 3.4, check 8; You et al. 2017 (LARS), 2020 (LAMB).
   """
   values = _read(config, key)
   name, clip = values["name"], values["clip_norm"]
+  decays = decay_rule(config, key=key)
 
   def decay_mask(params):
-    return mask(params, weight_decay_mask)
+    return mask(params, decays)
 
   if name == "rmsprop":
     core = optax.rmsprop(
@@ -169,7 +183,7 @@ def create(
       trust_coefficient=values["trust_coefficient"],
       eps=values["eps"],
       trust_ratio_mask=lambda params: mask(
-        params, lambda path: weight_decay_mask(path) and path.split("/")[-1] != "bias"
+        params, lambda path: decays(path) and path.split("/")[-1] != "bias"
       ),
       momentum=values["momentum"],
       nesterov=values["nesterov"],
@@ -249,6 +263,14 @@ def _read(config, key):
       f"{key}.weight_decay_kind={kind!r} does not go with {key}.name={name!r}, whose weight decay "
       f"is {own}. {kind.capitalize()}: {', '.join(others)}."
     )
-  frozen = values["frozen"]
-  values["frozen"] = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+  for field in ("frozen", "undecayed"):
+    value = values[field]
+    values[field] = (value,) if isinstance(value, str) else tuple(value)
+  for pattern in values["undecayed"]:
+    try:
+      re.compile(pattern)
+    except (TypeError, re.error) as error:
+      raise errors.UserError(
+        f"{key}.undecayed: {pattern!r} is not a regular expression, such as 'depthwise/'."
+      ) from error
   return values

@@ -28,6 +28,7 @@ def create(
   schedule: optax.Schedule,
   accumulate: int = 1,
   coupled_weight_decay: float = 0.0,
+  decays: optimizers.Rule = optimizers.decayed,
   ema_decay: float = 0.0,
 ) -> Update:
   """Returns `update(state, frozen, batch) -> (state, metrics)`; not yet compiled.
@@ -40,6 +41,7 @@ def create(
       the same moments; gradients and moments' moves are averaged, as if it had been one part.
     coupled_weight_decay: factor of 0.5 * |v|^2 over decayed weights, added to the loss that is
       differentiated; the loss that is reported is without it.
+    decays: path -> whether the weight there decays.
     ema_decay: of the averaged variables, if the state has any.
 
   `metrics` are (sum, count) pairs over the whole batch. A loss or gradient that is not finite
@@ -52,7 +54,7 @@ def create(
       placement.gather(old.params), old.model_state, frozen, batch, old.seed, old.step
     )
     if coupled_weight_decay:
-      grads = optimizers.add_coupled_decay(grads, old.params, coupled_weight_decay)
+      grads = optimizers.add_coupled_decay(grads, old.params, coupled_weight_decay, rule=decays)
     norm = optax.tree.norm(grads)
     updates, opt = optimizer.update(grads, old.opt, old.params)
     params = optax.apply_updates(old.params, updates)

@@ -4,10 +4,12 @@ Nothing here runs code that a file brings along: NumPy reads without pickle, PyT
 opened only with `weights_only=True`, and a TensorFlow checkpoint is a table of plain arrays.
 """
 
+import contextlib
 import importlib
 import os
 import pathlib
 import re
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -83,10 +85,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
     """
     self._prefix = prefix
     self._check_files()
-    # Else it greets every user of a CPU with lines about instruction sets.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-      tensorflow = importlib.import_module("tensorflow")
+      with _silence():
+        tensorflow = importlib.import_module("tensorflow")
     except ImportError as error:
       raise errors.UserError(
         f"{prefix} is a TensorFlow checkpoint, and TensorFlow, which reads it, is not installed: "
@@ -134,6 +135,20 @@ class Checkpoint(Mapping[str, np.ndarray]):
       f"{self._prefix} is no whole TensorFlow checkpoint: {reason[0]}. It may be cut short; fetch "
       "it again."
     )
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+  """Keeps what C++ writes to the error output away: TensorFlow greets with lines about the CPU."""
+  sys.stderr.flush()
+  kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+  try:
+    os.dup2(nowhere, 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    os.close(nowhere)
 
 
 _DATA = r"\.data-(\d{5})-of-(\d{5})"

@@ -114,6 +114,9 @@ def test_nothing_changes_nothing(config):
     ),
     ({"crop": {"area": (0, 1)}}, r"config\.augment\.crop\.area=\(0, 1\) is not an ascending pair"),
     ({"crop": {"aspect": (2, 1)}}, r"config\.augment\.crop\.aspect=\(2, 1\)"),
+    ({"colour": {"brightness": -1}}, r"augment\.colour\.brightness=-1 is not a number in \[0, 255"),
+    ({"colour": {"saturation": (1, 0.5)}}, r"augment\.colour\.saturation=\(1, 0\.5\)"),
+    ({"colour": {"hue": 1}}, r"config\.augment\.colour\.hue=1 is not a setting"),
     ({"randaugment": 9}, r"config\.augment\.randaugment=9 is not a mapping"),
     (
       {"randaugment": {"layer": 2}},
@@ -145,6 +148,22 @@ def test_nothing_changes_nothing(config):
 def test_errors(config, message):
   with pytest.raises(errors.UserError, match=message):
     augment.create(config)
+
+
+def test_colour_comes_after_the_flip_and_has_draws_of_its_own():
+  policy = augment.create({"flip": True, "colour": {"brightness": 20.0}})
+
+  @jax.jit
+  def steps(images, keys):
+    flip, tint = (
+      jax.vmap(lambda key, name=name: streams.stream(key, name))(keys)
+      for name in ("flip", "colour")
+    )
+    return augment.recolour(augment.flip(images, flip), tint, brightness=20.0)
+
+  expected = steps(_images(), _keys())
+  np.testing.assert_array_equal(jax.jit(policy)(_images(), _keys()), expected)
+  assert (np.asarray(expected) != _images()).any()
 
 
 def test_shift_larger_than_the_image():

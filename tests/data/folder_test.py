@@ -112,5 +112,47 @@ def test_messages(tmp_path):
     _open(tmp_path)
   with pytest.raises(errors.UserError, match=r"split='trian' is not a folder in .* 'train'"):
     _open(tmp_path, "trian")
-  with pytest.raises(errors.UserError, match=r"options='size': a folder takes no options"):
+  with pytest.raises(
+    errors.UserError, match="options='size' is not an option of a folder.*hold_out"
+  ):
     _open(tmp_path, size=3)
+
+
+def _flat(root, count=20):
+  for name in ("ant", "bee"):
+    for i in range(count):
+      _write(root / name / f"{i}.png", 10 * i)
+
+
+def test_a_folder_without_splits_is_cut_by_name(tmp_path):
+  _flat(tmp_path)
+  parts = {s: _open(tmp_path, s, hold_out=15) for s in ("train", "validation", "test", "all")}
+  assert {s: len(part) for s, part in parts.items()} == {
+    "train": 28,
+    "validation": 6,
+    "test": 6,
+    "all": 40,
+  }
+  cut = [set(parts[s].paths) for s in ("train", "validation", "test")]
+  assert set.union(*cut) == set(parts["all"].paths) and sum(map(len, cut)) == 40
+  for part in parts.values():  # sorted as ever, both classes in each
+    assert part.paths == sorted(part.paths) and part.class_names == ("ant", "bee")
+    assert {int(part[i]["label"]) for i in range(len(part))} == {0, 1}
+  # Another picture moves at most one out of each part.
+  _write(tmp_path / "ant/new.png", 3)
+  later = _open(tmp_path, "test", hold_out=15)
+  assert len(set(parts["test"].paths) - set(later.paths)) <= 1
+  # Where there are split folders they are what they are.
+  _write(tmp_path / "s/train/cat/a.png", 1)
+  _write(tmp_path / "s/train/dog/a.png", 1)
+  assert len(_open(tmp_path / "s", "train", hold_out=15)) == 2
+
+
+def test_what_cannot_be_held_out(tmp_path):
+  _flat(tmp_path, count=2)
+  with pytest.raises(errors.UserError, match=r"ant holds 2 picture\(s\), too few"):
+    _open(tmp_path, "train", hold_out=15)
+  with pytest.raises(errors.UserError, match="hold_out=50 should be a percentage"):
+    _open(tmp_path, "train", hold_out=50)
+  with pytest.raises(errors.UserError, match="To cut some off: --config.data.options.hold_out=15"):
+    _open(tmp_path, "validation")

@@ -94,7 +94,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 @pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
 def test_a_flipped_bit_is_noticed(tmp_path, where):
-  data = tmp_path / records.write(tmp_path, _examples(40), {})["data"]
+  data = tmp_path / records.write(tmp_path, _examples(40), {})["shards"][0]["data"]
   content = bytearray(data.read_bytes())
   content[int(len(content) * where)] ^= 4
   data.write_bytes(content)
@@ -103,7 +103,7 @@ def test_a_flipped_bit_is_noticed(tmp_path, where):
 
 
 def test_other_damage(tmp_path):
-  data = tmp_path / records.write(tmp_path, _examples(40), {})["data"]
+  data = tmp_path / records.write(tmp_path, _examples(40), {})["shards"][0]["data"]
   content = data.read_bytes()
   data.write_bytes(content[:-9])
   with pytest.raises(errors.UserError, match=r"has \d+ bytes, expected \d+"):

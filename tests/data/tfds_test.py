@@ -102,7 +102,7 @@ def test_slices_broken_images_and_pickling(data_dir):
       r"config.data.source='cifar1O' is not a data set. Nearest: .*'cifar10'",
     ),
     ("digit", "train", {}, r"config.data.source='digit' is not a data set. Nearest: 'digits'"),
-    ("cifar10", "train", {}, r"'cifar10' is not prepared in .*download_and_prepare\(\)"),
+    ("cifar10", "train", {}, r"'cifar10' is not prepared in .*`python -m effnets.prepare cifar10 "),
     ("tiny_images", "test", {}, r"config.data.split='test' is not a split .*'train'"),
     ("tiny_images", "train", {"label": "lable"}, r"options.label='lable' .*'label'"),
     ("tiny_images", "train", {"label": "image"}, r"options.label='image' .* is no class label"),
@@ -125,3 +125,12 @@ def test_a_format_without_random_access_is_named(data_dir, tmp_path):
     (folder / path.name.replace("array_record", "tfrecord")).write_bytes(text)
   with pytest.raises(errors.UserError, match="as tfrecord, which has no random access. Prepare it"):
     sources.open_source("tiny_images", "train", options={"data_dir": str(tmp_path)})
+
+
+def test_a_sum_of_splits(data_dir):
+  options = {"data_dir": str(data_dir)}
+  both = sources.open_source("tiny_images", "train[:2]+train[6:]", options=options)
+  assert len(both) == 3
+  for index, number in enumerate((0, 1, 6)):
+    np.testing.assert_array_equal(both[index]["image"], _pixels(number))
+    assert both[index]["label"] == number % 3

@@ -21,8 +21,23 @@ FOLDER = pathlib.Path(__file__).parent
 CONFIGS = (
   "configs/efficientnet.py",
   "configs/efficientnet.py:b0",
+  "configs/efficientnet.py:b0,transfer=cars",
+  "configs/efficientnet.py:b0,transfer=cifar10,recipe=google",
   "configs/efficientnet.py:b7",
   "configs/efficientnet.py:l2",
+  "configs/finetune.py",
+  "configs/finetune.py:folder=/data/pictures",
+  "configs/finetune.py:folder=/data/pictures,linear_probe",
+  "configs/mixnet.py",
+  "configs/mixnet.py:s",
+  "configs/mixnet.py:l",
+  "configs/mnasnet.py",
+  "configs/mnasnet.py:a1",
+  "configs/mnasnet.py:small",
+  "configs/mobilenetv3.py",
+  "configs/mobilenetv3.py:large",
+  "configs/mobilenetv3.py:small,paper",
+  "configs/mobilenetv3.py:small,transfer=birdsnap,folder=/data/birdsnap",
   "configs/noisy_student.py",
   "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",
 )
@@ -32,6 +47,10 @@ _DATA = {
   ("digits", "train"): (10, 1197),
   ("digits", "labelled"): (10, 100),
   ("imagenet2012", "train"): (1000, 1281167),
+  ("cars196", "train"): (196, 8144),
+  ("cifar10", "train"): (10, 50000),
+  ("folder:/data/birdsnap", "train"): (500, 47386),
+  ("folder:/data/pictures", "train"): (3, 640),
 }
 
 
@@ -99,7 +118,7 @@ def _weights(config: Any) -> list[str]:
     "",
     f"{config.model.name} with {examples.num_classes} classes",
   ]
-  count = 0
+  count, decays = 0, optimizers.decay_rule(config.optimizer)
   # What does not change the weights is left at one value, so that each network is traced once.
   module = task.module.clone(
     group=ops.Group(), remat="none", dropout_rate=0.0, drop_path_rate=0.0, frozen_blocks=0
@@ -109,7 +128,7 @@ def _weights(config: Any) -> list[str]:
     if collection == "params":
       name = "/".join(path)
       count += math.prod(shape)
-      words.append("decays" if optimizers.decayed(name) else "does not decay")
+      words.append("decays" if decays(name) else "does not decay")
     lines.append(f"  {'/'.join((collection, *path))}: {', '.join(words)}")
   return [*lines, f"  {count} parameters"]
 

@@ -167,7 +167,8 @@ def test_squeeze_excite(getkey, activation, gate):
   y = y @ params["expand"]["kernel"][0, 0] - 0.5
   y = sigmoid(y) if gate == "sigmoid" else np.clip(y + 3, 0, 6) / 6
   want = x * y[:, None, None, :]
-  np.testing.assert_allclose(layer.apply({"params": params}, x), want, rtol=1e-4, atol=1e-5)
+  gated = x * layer.apply({"params": params}, x)
+  np.testing.assert_allclose(gated, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,20 @@ def test_frozen_blocks(module, variables, images):
   assert not np.allclose(train["block_2"], still["block_2"], atol=1e-2)
 
 
+def test_all_but_the_classifier_frozen(module, images):
+  frozen = dataclasses.replace(module, frozen_blocks=-1, hidden=8, head_depth=2)
+  variables = jax.tree.map(lambda x: x + np.float32(0.1), models.init(frozen, 0))
+  assert {*frozen.frozen_names(), "classifier"} == variables["params"].keys()
+  (_, stats, gradients) = _gradients(frozen, variables, images)
+  moved = {name for name, tree in gradients.items() if any(map(np.any, jax.tree.leaves(tree)))}
+  assert moved == {"classifier"}
+  jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
+  # Stored statistics, no noise: what the classifier sees is what it sees in evaluation.
+  train = _apply(frozen, variables, images, _keys(), train=True, method="features")
+  still = _apply(frozen, variables, images, method="features")
+  np.testing.assert_allclose(train["hidden"], still["hidden"], rtol=1e-5, atol=1e-5)
+
+
 def test_bfloat16_is_close(module, variables, images):
   half = dataclasses.replace(module, dtype="bfloat16")
   want = _apply(module, variables, images, method="features")
@@ -195,6 +209,7 @@ def test_running_moments_move_towards_the_batch(module, variables, images):
     ("num_classes", 0, "nearest: 1"),
     ("image_size", 0, "nearest: 1"),
     ("frozen_blocks", 4, "at most 3; nearest: 3"),
+    ("frozen_blocks", -2, "at least -1 and at most 3; nearest: -1"),
     ("dropout_rate", 1.0, "below 1"),
     ("drop_path_rate", -0.1, r"nearest: 0\.0"),
   ],

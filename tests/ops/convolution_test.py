@@ -81,6 +81,9 @@ def test_depthwise_equals_plain(taps, stride, dilation, padding, height, width):
     ((1, 1, 6, 4), 2, 1, "SAME", 1),
     ((1, 1, 6, 4), 2, 1, "SYMMETRIC", 1),
     ((3, 3, 6, 4), 2, 1, "SAME", 1),
+    ((3, 3, 3, 8), 2, 1, "SAME", 1),
+    ((3, 3, 3, 8), 2, 1, "SYMMETRIC", 1),
+    ((2, 3, 2, 4), 1, 2, "VALID", 1),
     ((3, 5, 2, 9), 2, 1, "SAME", 3),
     ((3, 3, 3, 4), 1, 2, "SYMMETRIC", 2),
     ((3, 3, 1, 12), 2, 1, "VALID", 6),
@@ -131,6 +134,21 @@ def test_second_derivatives(groups):
   actual, expected = products((x, kernel), (dx, dk))
   for a, e in zip(actual, expected, strict=True):
     _close(a, e)
+
+
+def test_few_channels_have_forward_mode():
+  x, kernel, dx, dk = _draw(8, (2, 6, 5, 3), (3, 3, 3, 4), (2, 6, 5, 3), (3, 3, 3, 4))
+
+  @jax.jit
+  def both(primals, tangents):
+    run = lambda plain: jax.jvp(  # noqa: E731
+      functools.partial(ops.conv, stride=2, plain=plain), primals, tangents
+    )
+    return run(False), run(True)
+
+  ours, reference = both((x, kernel), (dx, dk))
+  for actual, expected in zip(ours, reference, strict=True):
+    _close(actual, expected)
 
 
 def test_gradient_equals_finite_differences():

@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from effnets import errors, parallel
 from effnets.training import optimizers
@@ -240,6 +241,30 @@ def test_coupled_decay_is_the_gradient_of_the_loss_term():
 
   expected = jax.tree.map(jnp.add, GRADS, jax.grad(term)(PARAMS))
   check(optimizers.add_coupled_decay(GRADS, PARAMS, 0.3), expected)
+
+
+def test_weights_that_undecayed_names_are_left_out_of_both_kinds_of_decay():
+  undecayed = ("^stem_2/", "bias$")
+  left = ["stem/conv/kernel", "head/kernel"]
+  config = {"name": "sgd", "undecayed": undecayed, "weight_decay": 0.3}
+  flat = traverse_util.flatten_dict(PARAMS, sep="/")
+  rule = optimizers.decay_rule(config)
+  assert sorted(path for path in flat if rule(path)) == sorted(left)
+  found = optimizers.add_coupled_decay(GRADS, PARAMS, 0.3, rule=rule)
+  expected = traverse_util.flatten_dict(GRADS, sep="/")
+  expected |= {path: expected[path] + 0.3 * flat[path] for path in left}
+  check(found, traverse_util.unflatten_dict(expected, sep="/"))
+  # Without gradients AdamW moves by decay alone.
+  zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+  tx = optimizers.create({**config, "name": "adamw"}, lambda step: 0.1)
+  updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
+  moved = traverse_util.flatten_dict(updates, sep="/")
+  assert sorted(path for path, u in moved.items() if np.any(u)) == sorted(left)
+
+
+def test_undecayed_that_is_no_regular_expression():
+  with pytest.raises(errors.UserError, match=r"config.optimizer.undecayed: '\(' is not a regular"):
+    optimizers.decay_rule({"name": "sgd", "undecayed": ("(",)})
 
 
 def test_every_field_of_another_optimizer_is_named_at_once():

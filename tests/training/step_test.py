@@ -93,12 +93,18 @@ def test_averages_follow_the_weights():
 
 
 # Noisy Student sheet, check 12. Six devices: a mean over them of equal numbers is not always equal.
-@pytest.mark.parametrize(("execution", "devices"), [("shard_map", 6), ("jit", 8)])
+@pytest.mark.parametrize(
+  ("execution", "devices", "blocks", "frozen"),
+  [
+    ("shard_map", 6, 1, ("stem", "block_0")),
+    ("jit", 8, 1, ("stem", "block_0")),
+    ("jit", 8, -1, ("stem", "block_0", "block_1", "head")),  # a linear probe
+  ],
+)
 @pytest.mark.slow
-def test_frozen_blocks_stay_bit_for_bit(execution, devices):
-  made = trainer(execution, devices, frozen_blocks=1)
+def test_frozen_blocks_stay_bit_for_bit(execution, devices, blocks, frozen):
+  made = trainer(execution, devices, frozen_blocks=blocks)
   current, _ = made.run(2)
-  frozen = ("stem", "block_0")
   for tree, first in (
     (current.params, made.initial.params),
     (current.model_state["batch_stats"], made.initial.model_state["batch_stats"]),

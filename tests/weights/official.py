@@ -73,11 +73,12 @@ class _Variables:
   """Makes TensorFlow variables, whose values follow from their names."""
 
   def __init__(self):
-    self.made = {}
+    self.made, self.values = {}, {}
 
   def __call__(self, name, *shape, mean=0.0, std=0.1):
     values = mean + std * np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-    self.made[name] = tf1.get_variable(name, initializer=values.astype(np.float32))
+    self.values[name] = values.astype(np.float32)
+    self.made[name] = tf1.get_variable(name, initializer=self.values[name])
     return self.made[name]
 
   def kernel(self, name, *shape, fan_in):
@@ -265,17 +266,22 @@ def save(folder, name, *, trained=False):
   with tf1.Graph().as_default(), tf1.Session() as session:
     network = _NETWORKS[name]()
     logits = network(tf.constant(recipe.images(2, SIZE)))
-    variables = list(network.variables.made.values())
+    made = network.variables.made
     tf1.train.get_or_create_global_step()
     forget = tf.no_op()
     if trained:
-      average = tf1.train.ExponentialMovingAverage(0.9999)
-      average.apply(variables)
+      # TensorFlow names what it keeps beside some; its averages of all would take a minute to make.
+      some = dict(list(made.items())[:9])
+      tf1.train.ExponentialMovingAverage(0.9999).apply(list(some.values()))
+      for name in made.keys() - some.keys():
+        tf1.get_variable(
+          f"{name}/ExponentialMovingAverage", initializer=network.variables.values[name]
+        )
       optimizer = tf1.train.RMSPropOptimizer(0.1, momentum=0.9)
-      optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables[:9]])
-      forget = tf.group(*(tf1.assign(v, tf.zeros_like(v)) for v in variables))
+      optimizer.apply_gradients([(tf.zeros_like(v), v) for v in some.values()])
+      forget = tf.group(*(tf1.assign(v, tf.zeros_like(v)) for v in made.values()))
     session.run(tf1.global_variables_initializer())
-    outputs, values = session.run((logits, network.variables.made))
+    outputs, values = session.run((logits, made))
     session.run(forget)
     tf1.train.Saver().save(session, str(folder / "model.ckpt"), global_step=7)
   return outputs, values

@@ -1,0 +1,58 @@
+"""Batch norm folded into the convolutions before it: the same network for inference, cheaper."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def fold(module: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+  """Returns a module and its variables that compute `module.apply(variables, x, train=False)`.
+
+  With f = scale / sqrt(var + epsilon), a kernel becomes kernel * f and a norm's bias becomes
+  bias - mean * f: the same function up to the rounding of float32. What is left of a norm is its
+  bias and its activation; there are no running moments, and `train=True` is an error.
+
+  Args:
+    module: a network of `create`. variables: its `params` and `batch_stats`.
+  Raises: ValueError if the module is folded already, or the variables have no running moments.
+
+  >>> from effnets import models
+  >>> module = models.create("efficientnet_tiny", num_classes=10)
+  >>> folded, weights = fold(module, models.init(module, 0))
+  >>> sorted(weights), sorted(weights["params"]["stem"]["norm"])
+  (['params'], ['bias'])
+  """
+  if module.folded:
+    raise ValueError("this module is folded already.")
+  moments = variables.get("batch_stats")
+  if not moments:
+    raise ValueError(f"there is no batch_stats in these variables: {sorted(variables)}.")
+  params = _fold(variables["params"], moments, module.epsilon)
+  return module.clone(folded=True), {"params": params}
+
+
+def _fold(params: Mapping[str, Any], moments: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
+  if "conv" in params and "norm" in params:
+    norm, running = params["norm"], moments["norm"]
+    factor = norm["scale"] / jnp.sqrt(running["var"] + epsilon)
+    bias = norm["bias"] - running["mean"] * factor
+    return {"conv": _scale(params["conv"], factor), "norm": {"bias": bias}}
+  return {
+    name: _fold(part, moments[name], epsilon) if name in moments else part
+    for name, part in params.items()
+  }
+
+
+def _scale(kernels: Mapping[str, Any], factor: jax.Array) -> dict[str, Any]:
+  """Returns the kernel, or those of all parts in the order of their channels, times `factor`."""
+  if "kernel" in kernels:
+    return {"kernel": kernels["kernel"] * factor}
+  scaled, start = {}, 0
+  for name in sorted(kernels, key=int):
+    width = kernels[name]["kernel"].shape[-1]
+    scaled[name] = _scale(kernels[name], factor[start : start + width])
+    start += width
+  return scaled

@@ -1,0 +1,374 @@
+"""A jaxpr to the nodes of an ONNX graph, images in ONNX's channels-first layout inside.
+
+Equations whose inputs are all known are computed here: weights that were folded into others leave
+no nodes. A tensor of the graph is in the layout of the jaxpr, or, behind a convolution, has its
+channels in front; whoever reads it says which it needs.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from effnets import errors
+from effnets.weights.programs import base
+
+_FIRST = (0, 3, 1, 2)  # channels-last to channels-first
+_LAST = (0, 2, 3, 1)
+_AXIS = {0: 0, 1: 2, 2: 3, 3: 1}  # where a channels-last axis is in channels-first
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """A value that is known only when the program runs.
+
+  name: of the graph. shape: in the jaxpr; a batch dimension is no int.
+  first: whether the graph's tensor has its channels in front.
+  mean: for a sum, the mean over the same values, and their count.
+  """
+
+  name: str
+  shape: tuple[Any, ...]
+  first: bool = False
+  mean: "tuple[Tensor, int] | None" = None
+
+
+@dataclasses.dataclass
+class Node:
+  """One operation. inputs: names of tensors or constants. output: name of its only result."""
+
+  op: str
+  inputs: list[str]
+  output: str
+  attributes: dict[str, Any]
+
+
+Value = np.ndarray | Tensor
+
+
+class Graph:
+  """Nodes in order, and the arrays they use by name."""
+
+  def __init__(self):
+    """Starts an empty graph."""
+    self.nodes: list[Node] = []
+    self.constants: dict[str, np.ndarray] = {}
+    self._turned: dict[str, Tensor] = {}
+
+  def add(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+    """Appends a node and returns its output's name."""
+    name = f"{op.lower()}_{len(self.nodes)}"
+    self.nodes.append(Node(op, list(inputs), name, attributes))
+    return name
+
+  def constant(self, array: Any, dtype: Any = None) -> str:
+    """Adds an array and returns its name."""
+    name = f"constant_{len(self.constants)}"
+    self.constants[name] = np.asarray(array, dtype)
+    return name
+
+  def layout(self, tensor: Tensor, *, first: bool) -> Tensor:
+    """Returns `tensor` with its channels in front or behind, by a transposition if need be."""
+    if tensor.first == first:
+      return tensor
+    if tensor.name not in self._turned:
+      name = self.add("Transpose", [tensor.name], perm=_FIRST if first else _LAST)
+      self._turned[tensor.name] = Tensor(name, tensor.shape, first)
+    return self._turned[tensor.name]
+
+  def logical(self, tensor: Tensor) -> str:
+    """Returns the name of `tensor` in the jaxpr's layout."""
+    return self.layout(tensor, first=False).name
+
+  # ---- From the jaxpr ----------------------------------------------------------------------------
+
+  def trace(self, closed: Any, inputs: Sequence[Value]) -> list[Value]:
+    """Appends the nodes of a closed jaxpr and returns its outputs.
+
+    Raises: UserError for an operation that has no counterpart here.
+    """
+    jaxpr = closed.jaxpr
+    known: dict[Any, Value] = {}
+
+    def read(atom) -> Value:
+      return np.asarray(atom.val, atom.aval.dtype) if hasattr(atom, "val") else known[atom]
+
+    consts = [np.asarray(c) for c in closed.consts]
+    known.update(zip(jaxpr.constvars, consts, strict=True))
+    known.update(zip(jaxpr.invars, inputs, strict=True))
+    for equation in jaxpr.eqns:
+      values = [read(atom) for atom in equation.invars]
+      outputs = self._equation(equation, values)
+      known.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+  def _equation(self, equation: Any, values: list[Value]) -> list[Value]:
+    primitive, params = equation.primitive.name, equation.params
+    inner = params.get("jaxpr", params.get("call_jaxpr"))
+    if primitive in _CALLS and inner is not None:
+      return self.trace(inner, values)
+    if primitive in ("stop_gradient", "copy", "copy_p", "optimization_barrier"):
+      return values
+    shape = equation.outvars[0].aval.shape
+    whole = all(isinstance(size, int) for size in shape)
+    if whole and not any(isinstance(value, Tensor) for value in values):
+      outputs = equation.primitive.bind(*values, **params)
+      outputs = outputs if equation.primitive.multiple_results else [outputs]
+      return [np.asarray(output) for output in outputs]
+    if primitive in _ELEMENTWISE:
+      return [self._elementwise(_ELEMENTWISE[primitive], values, shape)]
+    if primitive not in _EMITTERS:
+      raise refused(primitive)
+    return [_EMITTERS[primitive](self, values, params, equation.outvars[0].aval)]
+
+  def _elementwise(self, op: str, values: list[Value], shape: tuple[Any, ...]) -> Value:
+    first = any(isinstance(value, Tensor) and value.first for value in values)
+    if op == "Div" and isinstance(values[0], Tensor) and values[0].mean is not None:
+      mean, count = values[0].mean
+      if np.all(values[1] == count):
+        return mean
+    names = []
+    for value in values:
+      if isinstance(value, Tensor):
+        names.append(self.layout(value, first=first).name)
+      else:
+        names.append(self.constant(value.transpose(_FIRST) if first and value.ndim == 4 else value))
+    return Tensor(self.add(op, names), shape, first)
+
+
+_CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")
+_ELEMENTWISE = {
+  "abs": "Abs",
+  "add": "Add",
+  "div": "Div",
+  "exp": "Exp",
+  "log": "Log",
+  "logistic": "Sigmoid",
+  "max": "Max",
+  "min": "Min",
+  "mul": "Mul",
+  "neg": "Neg",
+  "sqrt": "Sqrt",
+  "sub": "Sub",
+  "tanh": "Tanh",
+}
+
+
+def refused(what: str) -> errors.UserError:
+  """Returns the error for something in a network that is not exported."""
+  return base.refused("onnx", what)
+
+
+def _tensor(value: Value, what: str) -> Tensor:
+  if not isinstance(value, Tensor):
+    raise refused(f"{what} of a constant")
+  return value
+
+
+def _convolution(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  numbers = params["dimension_numbers"]
+  layouts = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
+  images, kernel = values
+  plain = layouts == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+  plain = plain and params["lhs_dilation"] == (1, 1) and params["batch_group_count"] == 1
+  if not plain or not isinstance(images, Tensor) or isinstance(kernel, Tensor):
+    raise refused("conv_general_dilated other than of NHWC images and a fixed HWIO kernel")
+  (top, bottom), (left, right) = params["padding"]
+  x = graph.layout(images, first=True)
+  name = graph.add(
+    "Conv",
+    [x.name, graph.constant(kernel.transpose(3, 2, 0, 1))],
+    kernel_shape=kernel.shape[:2],
+    strides=params["window_strides"],
+    dilations=params["rhs_dilation"],
+    pads=(top, left, bottom, right),
+    group=params["feature_group_count"],
+  )
+  return Tensor(name, aval.shape, True)
+
+
+def _max_pool(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  window, strides, pads = (params[f"window_{k}"] for k in ("dimensions", "strides", "dilation"))
+  padding = params["padding"]
+  ends = (window[0], window[3], strides[0], strides[3], *padding[0], *padding[3])
+  if len(window) != 4 or ends != (1, 1, 1, 1, 0, 0, 0, 0) or set(pads) != {1}:
+    raise refused("reduce_window_max over more than height and width")
+  x = graph.layout(_tensor(values[0], "pooling"), first=True)
+  name = graph.add(
+    "MaxPool",
+    [x.name],
+    kernel_shape=window[1:3],
+    strides=strides[1:3],
+    pads=(padding[1][0], padding[2][0], padding[1][1], padding[2][1]),
+  )
+  return Tensor(name, aval.shape, True)
+
+
+def _reduce(op: str) -> Callable[..., Tensor]:
+  def emit(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+    x, axes = _tensor(values[0], op), params["axes"]
+    # What is left of a channels-first tensor without height and width is in order.
+    if set(axes) != {1, 2}:
+      x = graph.layout(x, first=False)
+    where = graph.constant([_AXIS[axis] if x.first else axis for axis in axes], np.int64)
+    sizes = [x.shape[axis] for axis in axes]
+    mean = None
+    if op == "ReduceSum" and all(isinstance(size, int) for size in sizes):
+      average = graph.add("ReduceMean", [x.name, where], keepdims=0)
+      mean = (Tensor(average, aval.shape), int(np.prod(sizes)))
+    return Tensor(graph.add(op, [x.name, where], keepdims=0), aval.shape, mean=mean)
+
+  return emit
+
+
+def _broadcast(graph: Graph, values: list[Value], params: dict, aval: Any) -> Value:
+  x, dims, shape = values[0], params["broadcast_dimensions"], aval.shape
+  if not isinstance(x, Tensor):
+    # Unknown sizes stay 1: every operation here broadcasts by itself.
+    sizes = [1] * len(shape)
+    for axis, dim in enumerate(dims):
+      sizes[dim] = x.shape[axis]
+    return x.reshape(sizes)
+  added = [dim for dim in range(len(shape)) if dim not in dims]
+  if any(shape[dim] != 1 for dim in added) or any(
+    x.shape[axis] != shape[dim] for axis, dim in enumerate(dims)
+  ):
+    raise refused("broadcast_in_dim that repeats computed values")
+  images = len(shape) == 4 and dims == (0, 3)  # of one pixel: both layouts are a relabelling
+  axes = graph.constant([2, 3] if images else added, np.int64)
+
+  def spread(tensor):
+    name = graph.add("Unsqueeze", [graph.logical(tensor), axes])
+    return Tensor(name, shape, images)
+
+  return dataclasses.replace(
+    spread(x), mean=None if x.mean is None else (spread(x.mean[0]), x.mean[1])
+  )
+
+
+def _squeeze(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x, dims = _tensor(values[0], "squeeze"), params["dimensions"]
+  if x.first and set(dims) != {1, 2}:
+    x = graph.layout(x, first=False)
+  axes = [_AXIS[dim] if x.first else dim for dim in dims]
+  name = graph.add("Squeeze", [x.name, graph.constant(axes, np.int64)])
+  return Tensor(name, aval.shape)
+
+
+def _reshape(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x = _tensor(values[0], "reshape")
+  if params["dimensions"] is not None:
+    raise refused("reshape with a change of order")
+  sizes = [size if isinstance(size, int) else -1 for size in aval.shape]
+  if sizes.count(-1) > 1:
+    raise refused("reshape with two unknown sizes")
+  name = graph.add("Reshape", [graph.logical(x), graph.constant(sizes, np.int64)])
+  return Tensor(name, aval.shape)
+
+
+def _transpose(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x = _tensor(values[0], "transpose")
+  name = graph.add("Transpose", [graph.logical(x)], perm=params["permutation"])
+  return Tensor(name, aval.shape)
+
+
+def _slice(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x = _tensor(values[0], "slice")
+  starts, limits = params["start_indices"], params["limit_indices"]
+  strides = params["strides"] or (1,) * len(starts)
+  cuts = []
+  for axis, cut in enumerate(zip(starts, limits, strides, strict=True)):
+    if cut == (0, x.shape[axis], 1):
+      continue
+    if not all(isinstance(part, int) for part in cut):
+      raise refused("slice of the batch")
+    cuts.append((*cut, _AXIS[axis] if x.first else axis))
+  if not cuts:
+    return x
+  starts, limits, strides, axes = zip(*cuts, strict=True)
+  parts = (graph.constant(part, np.int64) for part in (starts, limits, axes, strides))
+  return Tensor(graph.add("Slice", [x.name, *parts]), aval.shape, x.first)
+
+
+def _concatenate(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  first = any(isinstance(value, Tensor) and value.first for value in values)
+  names = [graph.layout(_tensor(value, "concatenate"), first=first).name for value in values]
+  axis = params["dimension"]
+  return Tensor(graph.add("Concat", names, axis=_AXIS[axis] if first else axis), aval.shape, first)
+
+
+def _pad(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x, (low, high, inner) = (
+    _tensor(values[0], "pad"),
+    zip(*params["padding_config"], strict=True),
+  )
+  if min(*low, *high) < 0 or any(inner) or isinstance(values[1], Tensor):
+    raise refused("pad by a negative number, between values or with a computed value")
+  order = _FIRST if x.first else range(len(low))
+  widths = [low[axis] for axis in order] + [high[axis] for axis in order]
+  inputs = [x.name, graph.constant(widths, np.int64), graph.constant(values[1])]
+  return Tensor(graph.add("Pad", inputs), aval.shape, x.first)
+
+
+def _product(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x, matrix = values
+  dims = params["dimension_numbers"]
+  rows = isinstance(x, Tensor) and len(x.shape) == 2 and not isinstance(matrix, Tensor)
+  if not rows or dims != (((1,), (0,)), ((), ())):
+    raise refused("dot_general other than of rows and a fixed matrix")
+  return Tensor(graph.add("Gemm", [x.name, graph.constant(matrix)]), aval.shape)
+
+
+def _rsqrt(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x = _tensor(values[0], "rsqrt")
+  root = graph.add("Sqrt", [x.name])
+  return Tensor(graph.add("Reciprocal", [root]), aval.shape, x.first)
+
+
+def _power(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x = _tensor(values[0], "integer_pow")
+  exponent = graph.constant(params["y"], np.float32)
+  return Tensor(graph.add("Pow", [x.name, exponent]), aval.shape, x.first)
+
+
+def _square(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x = _tensor(values[0], "square")
+  return Tensor(graph.add("Mul", [x.name, x.name]), aval.shape, x.first)
+
+
+def _clamp(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  low, x, high = values
+  if isinstance(low, Tensor) or isinstance(high, Tensor) or low.size != 1 or high.size != 1:
+    raise refused("clamp to computed limits")
+  x = _tensor(x, "clamp")
+  limits = [graph.constant(limit.reshape(())) for limit in (low, high)]
+  return Tensor(graph.add("Clip", [x.name, *limits]), aval.shape, x.first)
+
+
+def _convert(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x, dtype = _tensor(values[0], "convert_element_type"), np.dtype(params["new_dtype"])
+  if dtype != np.float32:
+    raise refused(f"convert_element_type to {dtype}")
+  return Tensor(graph.add("Cast", [x.name], to=dtype), aval.shape, x.first)
+
+
+_EMITTERS: dict[str, Callable[..., Value]] = {
+  "broadcast_in_dim": _broadcast,
+  "clamp": _clamp,
+  "concatenate": _concatenate,
+  "conv_general_dilated": _convolution,
+  "convert_element_type": _convert,
+  "dot_general": _product,
+  "integer_pow": _power,
+  "pad": _pad,
+  "reduce_max": _reduce("ReduceMax"),
+  "reduce_sum": _reduce("ReduceSum"),
+  "reduce_window_max": _max_pool,
+  "reshape": _reshape,
+  "rsqrt": _rsqrt,
+  "slice": _slice,
+  "square": _square,
+  "squeeze": _squeeze,
+  "transpose": _transpose,
+}

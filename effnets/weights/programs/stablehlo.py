@@ -1,0 +1,38 @@
+"""StableHLO: a file of `jax.export`, for a CPU, a GPU or a TPU and any batch size."""
+
+import pathlib
+
+import jax
+import numpy as np
+from jax import export
+
+from effnets.weights.programs import base
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(program: base.Program, path: pathlib.Path) -> None:
+  """Writes the serialised program, weights inside, to `path`.
+
+  Raises: UserError for an operation that cannot be in a file, such as a call back to Python.
+  """
+  (batch,) = export.symbolic_shape("b")
+  images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
+
+  def outputs(images):
+    return program.outputs(program.variables, images)
+
+  with base.refusing("stablehlo"):
+    content = export.export(jax.jit(outputs), platforms=PLATFORMS)(images).serialize()
+  path.write_bytes(content)
+
+
+def read(path: pathlib.Path) -> base.Run:
+  """Returns the program in `path` as a function of uint8 images, run by JAX on the CPU."""
+  call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+
+  def run(images):
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+      return jax.device_get(call(images))
+
+  return run

@@ -1,0 +1,66 @@
+"""What the benchmarks print, from given timings; nothing here is timed."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def report():
+  spec = importlib.util.spec_from_file_location("report", ROOT / "benchmarks" / "report.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+_SECONDS = {
+  ("effnets", "train"): [0.4, 0.5, 9.0],
+  ("timm", "train"): [1.0, 1.0, 0.9],
+  ("keras", "train"): [2.0, 2.0, 2.0],
+  ("effnets", "forward"): [0.2],
+  ("timm", "forward"): [0.1],
+}
+_NAMES = ("effnets", "timm", "keras", "keras jax")
+
+
+def test_rates_are_of_medians_and_ratios_over_the_best_peer(report):
+  table = report.table(
+    "title", _SECONDS, _NAMES, kinds=("train", "forward"), batch=8, notes={"keras jax": "not run"}
+  ).splitlines()
+  assert table[0] == "title" and table[1].split() == ["train", "forward"]
+  # 8 / 0.5, 8 / 0.4, 1.0 / 0.5; 8 / 0.2 twice, 0.1 / 0.2
+  words = [line.replace("(", " ").replace(")", " ").split() for line in table]
+  assert words[2] == ["effnets", "16.0", "20.0", "2.00x", "40.0", "40.0", "0.50x"]
+  assert words[4] == ["keras", "4.0", "4.0", "0.50x", "-"]
+  assert words[5] == ["keras", "jax", "not", "run"]
+
+
+def test_chart_is_a_picture_and_leaves_nothing_else(report, tmp_path):
+  path = tmp_path / "chart.png"
+  measured = {("a", 8): _SECONDS, ("b", 8): {}, ("a", 1): _SECONDS}
+  report.chart(measured, _NAMES, path, kinds=("train", "forward"), heading="heading")
+  assert path.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+  "argument, message",
+  [
+    ("--contestants=timm,tim", "--contestants: 'tim' is none of effnets, effnets folded"),
+    ("--kinds=backward", "--kinds: 'backward' is none of train, forward."),
+  ],
+)
+def test_unknown_choices_are_one_message(argument, message):
+  command = [sys.executable, str(ROOT / "benchmarks" / "classification.py"), argument]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_of_the_latency_benchmark_names_the_source():
+  command = [sys.executable, str(ROOT / "benchmarks" / "latency.py"), "--help"]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 0 and "--large" in done.stdout
