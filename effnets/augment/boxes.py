@@ -55,7 +55,10 @@ class Inputs(NamedTuple):
 
 
 class Operation(NamedTuple):
-  """One entry of `OPERATIONS`. function: of (scene, inputs, rule) -> scene; else see `ops`."""
+  """One entry of `OPERATIONS`.
+
+  function: (scene, inputs, rule) -> scene. signed: whether a policy draws the argument's sign.
+  """
 
   function: Callable[[Scene, Inputs, str], Scene]
   signed: bool = False

@@ -160,7 +160,7 @@ def _settings(config: Any) -> list[str]:
   """Returns lines that say what is switched on, and with which arguments."""
   given, task = config.augment.to_dict(), config.task
   lines = []
-  for name in ("crop", "flip", "shift", "cutout"):
+  for name in ("crop", "flip", "colour", "shift", "cutout"):
     if given.get(name):
       lines.append(f"{name}: {given[name]}")
   if given.get("erasing", {}).get("probability"):

@@ -83,3 +83,11 @@ def test_what_is_wrong_is_refused(tmp_path):
   with pytest.raises(errors.UserError, match=r"autoaugment\.policy='cifr10'.*Nearest: 'cifar10'"):
     commands.show(config, str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("name", "expected"),
+  [("imagenet2012", True), ("tfds:cifar10", True), ("digits", False), ("folder:cats", False)],
+)
+def test_which_data_may_be_elsewhere(name, expected):
+  assert data.sources.is_tfds(name) == expected
