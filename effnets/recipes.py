@@ -140,6 +140,21 @@ def small_images(
   config.ema.decay = 0.99
 
 
+def few_labels(config: ml_collections.ConfigDict, steps: int, *, model: str) -> None:
+  """Sets 100 labelled handwritten digits and the recipe of comparisons of small models on them.
+
+  So few that a good model has a few per cent of errors left to lose.
+  """
+  small_images(config, steps, model=model)
+  config.data.options.labels = 100
+  config.data.split.train = "labelled"
+  config.model.update({"small_images": True, "drop_path_rate": 0.0})
+  config.batch_size = 32
+  config.evaluation.every_percent = 100.0
+  config.checkpoint.update({"every_percent": 100.0, "keep": 1})
+  config.tensorboard = False
+
+
 def small_clutter(config: ml_collections.ConfigDict, steps: int) -> None:
   """Sets `cluttered_digits` and the recipe of comparisons of small models in few steps.
 
