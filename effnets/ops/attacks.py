@@ -1,162 +1,127 @@
-"""Gradient attacks: small changes of pictures that raise a given loss, or lower it to a target.
+"""Adversarial perturbations: small steps in pixel space that a given loss dislikes, or likes.
 
-An attack knows nothing of models: it asks for a loss of pictures and moves only the pictures. ε and
-step sizes are in levels of 255, whatever range of pixels (`bounds`) the pictures are given in: ε=4
-is 4 in [0, 255], 4/255 in [0, 1] and 8/255 in [-1, 1].
+Everything is in levels of [0, 255], whatever the network's input looks like: `epsilon=4` is what
+the papers call 4, and is the same for every mean and standard deviation.
 
-  name   starts at                     stays in         steps              a step
-  pgd    a uniform point of the ball   ball and range   see default_steps  1 level
-  ifgsm  the picture                   ball and range   see default_steps  1 level
-  gd     the picture                   range            see default_steps  1 level
-  fgsm   the picture                   ball and range   1                  ε
-
-Source: Xie et al. 2020 (AdvProp), section 5; Goodfellow et al. 2015 (FGSM); Madry et al. 2018
-(PGD).
+  pgd    random start in the ball, projected on it       (Madry et al. 2018)
+  ifgsm  starts from the image, projected                (Kurakin et al. 2017)
+  fgsm   one step of size epsilon from the image         (Goodfellow et al. 2015)
+  gd     starts from the image, not projected on the ball
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from effnets import errors
+KINDS = ("pgd", "ifgsm", "fgsm", "gd")
 
-ATTACKERS = ("pgd", "ifgsm", "gd", "fgsm")
-
+# Below this a radius can only be meant in another unit: it would not change a single level.
+_LEAST_EPSILON = 0.3
 _LEVELS = 255.0
 
-Loss = Callable[[Float[Array, "b h w c"]], Float[Array, "b"]]
+PerExampleLoss = Callable[[Float[Array, "b h w c"]], Float[Array, "b"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-  """How pictures are changed; epsilon and step_size may be traced scalars.
+  """How images are perturbed.
 
-  epsilon: largest change of a value, in levels of 255; None: only the range of pixels is a limit.
-  steps: gradients taken. step_size: change of every value in one step, in levels of 255.
-  random_start: begins at a uniform point of the ball instead of the picture.
-  targeted: lowers the loss, which is then that of a target, instead of raising it.
+  kind: one of `KINDS`. epsilon: radius of the ball in the maximum norm, in levels of [0, 255]; of
+    `gd` without meaning. step: size of one step, in levels; `fgsm`'s is epsilon. steps: how many.
+  targeted: descends the loss (to a wrong target) instead of ascending it (from the true label).
+  clean_start: share of examples that `pgd` starts from the image itself, in [0, 1].
+
+  Source: Xie et al. 2020 (arXiv 1911.09665), section 5.1: 5 steps of 1 within 4, or 1 within 1.
   """
 
-  epsilon: float | Array | None
-  steps: int
-  step_size: float | Array
-  random_start: bool = False
-  targeted: bool = False
+  kind: str = "pgd"
+  epsilon: float = 4.0
+  step: float = 1.0
+  steps: int = 5
+  targeted: bool = True
+  clean_start: float = 0.0
+
+  def __post_init__(self):
+    if self.kind not in KINDS:
+      raise ValueError(f"kind={self.kind!r} is none of {', '.join(KINDS)}.")
+    for name in ("epsilon", "step"):
+      value = getattr(self, name)
+      if 0 < value < _LEAST_EPSILON or not 0 <= value <= _LEVELS:
+        raise ValueError(f"{name}={value!r} {unit(value)}")
+    if self.steps < 0 or not 0 <= self.clean_start <= 1:
+      raise ValueError(f"steps must be at least 0 and clean_start in [0, 1]: {self}.")
 
 
-def create(
-  name: str,
-  epsilon: float,
-  *,
-  steps: int = 0,
-  step_size: float = 0.0,
-  targeted: bool = False,
-  key: str = "epsilon",
-) -> Attack:
-  """Returns the attack `name` of the module's table.
+def unit(value: float) -> str:
+  """Returns what is wrong with a radius that only makes sense in another unit, in words.
 
-  Args:
-    epsilon: in levels of 255. steps, step_size: 0 for the attacker's own.
-    targeted: see `Attack`. key: what messages call epsilon.
-
-  Raises: UserError for an unknown name, an epsilon in another unit, negative steps or step size.
+  >>> print(unit(8 / 255))
+  should be in levels of [0, 255]: 8 if it was meant for pixels in [0, 1], 4 for [-1, 1].
   """
-  if name not in ATTACKERS:
-    raise errors.unknown("attack", name, "an attacker", ATTACKERS)
-  check_epsilon(epsilon, key=key)
-  if steps < 0 or step_size < 0:
-    raise errors.UserError(
-      f"steps={steps} and step_size={step_size} of an attack are at least 0; 0 is its own."
-    )
-  if name == "fgsm":
-    return Attack(epsilon, steps or 1, step_size or epsilon, targeted=targeted)
-  return Attack(
-    None if name == "gd" else epsilon,
-    steps or default_steps(epsilon),
-    step_size or 1.0,
-    random_start=name == "pgd",
-    targeted=targeted,
+  if value < 0 or value > _LEVELS:
+    return f"should be in levels of [0, 255], such as {4.0 if value < 0 else _LEVELS:g}."
+  return (
+    f"should be in levels of [0, 255]: {value * _LEVELS:.4g} if it was meant for pixels in [0, 1], "
+    f"{value * _LEVELS / 2:.4g} for [-1, 1]."
   )
 
 
-def default_steps(epsilon: float) -> int:
-  """Returns how many steps of one level AdvProp takes: 1 for ε up to 1, else ε + 1.
-
-  >>> [default_steps(epsilon) for epsilon in (1, 2, 3, 4)]
-  [1, 3, 4, 5]
-  """
-  return 1 if epsilon <= 1 else round(epsilon) + 1
-
-
-def check_epsilon(epsilon: float, *, key: str = "epsilon") -> None:
-  """Checks that `epsilon` can be in levels of 255; 0 is allowed and changes nothing.
-
-  A change by less than half a level would vanish in a picture of 8 bits, so such a number was meant
-  for pixels in [0, 1] or [-1, 1]; one above 255 for more bits.
-
-  Raises: UserError with what the number is here and what it would be as levels of 255.
-  """
-  if epsilon == 0 or 0.5 <= epsilon <= _LEVELS:
-    return
-  if 0 < epsilon < 0.5:
-    raise errors.UserError(
-      f"{key}={epsilon!r} should be in levels of 255, where it is less than half a level. If it is "
-      f"for pixels in [0, 1], write {epsilon * _LEVELS:.3g}; if for [-1, 1], "
-      f"{epsilon * _LEVELS / 2:.3g}."
-    )
-  if epsilon > _LEVELS:
-    raise errors.UserError(
-      f"{key}={epsilon!r} should be in levels of 255, where it is more than the whole range. If it "
-      f"is for pixels in [0, 65535], write {epsilon / 257:.3g}."
-    )
-  raise errors.UserError(f"{key}={epsilon!r} should be at least 0, in levels of 255, such as 4.")
-
-
 def perturb(
-  loss: Loss,
-  images: Float[Array, "b h w c"],
-  *,
   attack: Attack,
-  keys: Key[Array, "b"] | None = None,
-  bounds: Sequence[float] = (0.0, 255.0),
+  loss: PerExampleLoss,
+  images: Float[Array, "b h w c"],
+  keys: Key[Array, "b"],
 ) -> Float[Array, "b h w c"]:
-  """Returns the pictures after the attack, float32, within `bounds`; no gradient flows through it.
+  """Returns the perturbed images, float32 levels within [0, 255]; no gradient flows through them.
+
+  Each step moves every value by `step` in the direction of the sign of the loss's gradient, then
+  back into the ball of radius epsilon (not for `gd`), then into [0, 255].
 
   Args:
-    loss: pictures -> a loss for each, which depends on that picture alone, with fixed weights.
-    images: pixels within `bounds`, any dtype. keys: one per picture, for a random start.
-    bounds: the lowest and highest value of a pixel.
-
-  Raises: ValueError if keys are missing for a random start.
+    loss: of each image, from levels in [0, 255]; an example's must not depend on the others.
+    images: uint8 or floating levels. keys: one per image, for the random start.
   """
-  low, high = bounds
-  level = (high - low) / _LEVELS
   images = jnp.asarray(images, jnp.float32)
-  floor, ceiling = low, high
+  epsilon, size = attack.epsilon, attack.epsilon if attack.kind == "fgsm" else attack.step
+  steps = 1 if attack.kind == "fgsm" else attack.steps
+  projects = attack.kind != "gd"
+  gradient = jax.grad(lambda x: jnp.sum(loss(x)))
+  sign = -1.0 if attack.targeted else 1.0
+
+  def clipped(x):
+    if projects:
+      x = jnp.clip(x, images - epsilon, images + epsilon)
+    return jnp.clip(x, 0.0, _LEVELS)
+
+  def advance(_, x):
+    return clipped(x + sign * size * jnp.sign(gradient(x)))
+
   start = images
-  if attack.epsilon is not None:
-    radius = jnp.float32(attack.epsilon * level)
-    floor, ceiling = jnp.maximum(images - radius, low), jnp.minimum(images + radius, high)
-    if attack.random_start:
-      if keys is None:
-        raise ValueError("An attack with a random start takes keys, one per picture.")
-      draw = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], minval=-1, maxval=1))
-      start = jnp.clip(images + radius * draw(keys), low, high)
-  change = jnp.float32(attack.step_size * level) * (-1 if attack.targeted else 1)
-  gradient = jax.grad(lambda pixels: jnp.sum(loss(pixels).astype(jnp.float32)))
+  if attack.kind == "pgd":
+    start = clipped(images + _noise(keys, images.shape[1:], epsilon, attack.clean_start))
+  # A loop and not a line of steps: one gradient is compiled, however many there are.
+  return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, advance, start))
 
-  def step(_, pixels):
-    return jnp.clip(pixels + change * jnp.sign(gradient(pixels)), floor, ceiling)
 
-  return jax.lax.stop_gradient(jax.lax.fori_loop(0, attack.steps, step, start))
+def _noise(
+  keys: Key[Array, "b"], shape: tuple[int, ...], epsilon: float, clean: float
+) -> Float[Array, "b h w c"]:
+  def draw(key):
+    place, chance = jax.random.split(key)
+    noise = jax.random.uniform(place, shape, minval=-epsilon, maxval=epsilon)
+    return jnp.where(jax.random.uniform(chance) < clean, 0.0, noise)
+
+  return jax.vmap(draw)(keys)
 
 
 def random_targets(
-  keys: Key[Array, "b"], labels: Int[Array, "b"], num_classes: int
+  labels: Int[Array, "b"], num_classes: int, keys: Key[Array, "b"]
 ) -> Int[Array, "b"]:
-  """Returns for each label another class, each equally likely; one key per example."""
-  draw = jax.vmap(lambda key: jax.random.randint(key, (), 1, num_classes))
-  return (labels + draw(keys)) % num_classes
+  """Returns a wrong class for each label, all of them equally likely."""
+  if num_classes < 2:
+    raise ValueError(f"num_classes={num_classes}: there is no wrong class.")
+  shift = jax.vmap(lambda key: jax.random.randint(key, (), 1, num_classes))(keys)
+  return (labels + shift) % num_classes
