@@ -6,6 +6,7 @@ same one every time and in every process. Order, augmentation and batching are n
   digits          the embedded handwritten digits (`digits.py`)
   folder:PATH     a folder of images, one sub-folder per class (`folder.py`)
   records:PATH    an ArrayRecord data set written by `records.write` (`records.py`)
+  corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
 """
 
@@ -21,13 +22,14 @@ Example = dict[str, np.ndarray]
 
 # Modules are imported when first asked for: TFDS takes seconds that a run on `digits` need not pay.
 _KINDS = {
+  "corrupted": "effnets.data.corrupted",
   "digits": "effnets.data.digits",
   "folder": "effnets.data.folder",
   "records": "effnets.data.records",
   "tfds": "effnets.data.tfds",
 }
 # Kinds whose name is followed by `:` and a path or a name.
-_WITH_ARGUMENT = ("folder", "records", "tfds")
+_WITH_ARGUMENT = ("corrupted", "folder", "records", "tfds")
 
 
 class Unreadable(Exception):
@@ -80,7 +82,7 @@ def open_source(
   if kind not in _KINDS or (colon and kind not in _WITH_ARGUMENT):
     kind, argument = "tfds", name
   elif kind in _WITH_ARGUMENT and not argument:
-    what = "a data set's name" if kind == "tfds" else "a path"
+    what = {"tfds": "a data set's name", "corrupted": "a source"}.get(kind, "a path")
     raise errors.UserError(f"{key}.source={name!r} lacks {what}; write '{kind}:…'.")
   module = importlib.import_module(_KINDS[kind])
   return module.open_split(
