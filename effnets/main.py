@@ -15,6 +15,8 @@
   --mode=train          trains (default)
   --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
                         --config.evaluation.checkpoint=best; if there is no run, --config.weights
+  --mode=robustness     measures it on corrupted, perturbed and attacked pictures; what is measured
+                        is in --config.robustness
   --mode=predict        names what is in the picture, or the folder of pictures, --config.input
   --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
                         warnings and errors to the standard error.
@@ -34,7 +36,7 @@ from absl import flags, logging
 
 from effnets import configuration, errors, workdirs
 
-MODES = ("train", "evaluate", "predict")
+MODES = ("train", "evaluate", "predict", "robustness")
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")

@@ -31,6 +31,7 @@ EVALUATION_KEYS = (
   "evaluation",
   "input",
   "pipeline.labels",
+  "robustness",
 )
 
 _CLASS_NAMES = "classes.txt"
@@ -43,7 +44,9 @@ _TRACES = (
   "evaluation.json",
   "events.jsonl",
   "parameters.txt",
+  "plots",
   "predictions.csv",
+  "robustness.json",
   "tb",
 )
 

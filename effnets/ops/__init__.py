@@ -1,4 +1,4 @@
-"""Arithmetic on arrays, without parameters: convolutions, moments, normalisation, attacks."""
+"""Arithmetic on arrays, without parameters: convolutions, batch moments, normalisation."""
 
 from effnets.ops import attacks as attacks
 from effnets.ops.convolution import conv as conv
