@@ -43,15 +43,26 @@ def robustness(config: Any, workdir: str) -> None:
   plots = pathlib.Path(workdir) / "plots"
   chart.draw(content, plots / "robustness.png", title=describe(trained, workdir))
   if content.get("corruptions", {}).get("generated"):
-    view = _generated(config.robustness, settings, source)
-    rows = [
-      [made[0]["image"] for made in (view(name, s) for s in settings.severities)]
-      for name in content["corruptions"]["errors"]
-    ]
-    chart.sheet(rows, plots / "corruptions.png")
+    _draw_sheet(config.robustness, settings, source, content, plots / "corruptions.png")
   console = rich_console.Console()
   for shown in (describe(trained, workdir), *report.tables_of(content)):
     console.print(shown, highlight=False)
+
+
+def _draw_sheet(
+  options: Any,
+  settings: Settings,
+  source: data.Source,
+  content: Mapping[str, Any],
+  path: pathlib.Path,
+) -> None:
+  """Draws the first picture and what has been made of it."""
+  view = _generated(options, settings, source)
+  rows = {}
+  for name in content["corruptions"]["errors"]:
+    views = [view(name, severity) for severity in settings.severities]
+    rows[name] = [views[0].clean(0)["image"], *(made[0]["image"] for made in views)]
+  chart.sheet(rows, ["clean", *map(str, settings.severities)], path)
 
 
 def _source(examiner: suites.Examiner, options: Any, settings: Settings) -> data.Source | None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from effnets import augment
 from effnets.augment.corruptions import tables
 
 # One colour a kind of corruption; distinguishable with any colour vision (after Wong 2011).
@@ -57,15 +56,32 @@ def draw(content: Mapping[str, Any], path: pathlib.Path, *, title: str) -> pathl
   return path
 
 
-def sheet(rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], path: pathlib.Path) -> None:
-  """Writes pictures of one size as a grid, two white pixels between them, to a PNG file."""
-  gap = 2
-  grid = np.stack([np.stack(row) for row in rows])
-  framed = np.pad(grid, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=255)
-  count, columns, height, width, _ = framed.shape
-  whole = framed.swapaxes(1, 2).reshape(count * height, columns * width, 3)
+def sheet(
+  rows: Mapping[str, Sequence[UInt8[np.ndarray, "h w 3"]]],
+  columns: Sequence[str],
+  path: pathlib.Path,
+) -> None:
+  """Draws pictures of one size to a PNG file, a row a name, with the names beside."""
+  from matplotlib.backends import backend_agg
+  from matplotlib.figure import Figure
+
+  tiles = np.stack([np.stack(row) for row in rows.values()])
+  count, width, side, across, _ = tiles.shape
+  gap = max(1, side // 32)
+  framed = np.pad(tiles, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+  grid = framed.swapaxes(1, 2).reshape(count * (side + gap), width * (across + gap), 3)
+  figure = Figure(figsize=(1.1 * width + 1.6, 1.1 * count + 0.5), layout="constrained", dpi=110)
+  backend_agg.FigureCanvasAgg(figure)
+  axes = figure.subplots()
+  axes.imshow(grid, interpolation="nearest")
+  names = [name.replace("_", " ") for name in rows]
+  axes.set_yticks((np.arange(count) + 0.5) * (side + gap), names)
+  axes.set_xticks((np.arange(width) + 0.5) * (across + gap), columns)
+  axes.xaxis.tick_top()
+  axes.tick_params(length=0)
+  axes.spines[:].set_visible(False)
   path.parent.mkdir(parents=True, exist_ok=True)
-  augment.write_png(path, whole[gap:, gap:])
+  figure.savefig(path, metadata={"Software": None})
 
 
 def _bars(axes, by_name: Mapping[str, Mapping[Any, float]], label: str) -> None:

@@ -89,10 +89,13 @@ class Corrupted(_View):
       crop = {"fraction": 0.875, "interpolation": "bilinear", "squash": release == 299}
       self._cut = decode.CentreCrop(release, **crop)
 
-  def __getitem__(self, index: int) -> sources.Example:
+  def clean(self, index: int) -> sources.Example:
+    """Returns an example as it is before the corruption."""
     example = self.source[index]
-    if self._cut:
-      example = self._cut(example)
+    return self._cut(example) if self._cut else example
+
+  def __getitem__(self, index: int) -> sources.Example:
+    example = self.clean(index)
     name = f"corruption/{self._corruption}/{self._severity}"
     rng = draws.generator(self._seed, name, index)
     image = corruptions.corrupt(

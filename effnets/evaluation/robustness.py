@@ -90,6 +90,8 @@ def corruption_errors(
 ) -> dict[str, float]:
   """Returns the corruption error of each corruption that the reference has too; 1 is equally bad.
 
+  Where the reference makes no error there is none.
+
   It is the ratio of the sums over severities, those that both have. Their mean is the mCE (a mean
   of ratios of sums, not a ratio of means). With the errors on clean pictures, by which every error
   is reduced, it is the relative corruption error.
@@ -100,9 +102,9 @@ def corruption_errors(
   figures = {}
   for name, by in errors.items():
     common = [severity for severity in by if severity in reference.get(name, {})]
-    if common:
-      own = sum(by[s] - clean for s in common)
-      figures[name] = round(own / sum(reference[name][s] - reference_clean for s in common), 12)
+    theirs = sum(reference[name][s] - reference_clean for s in common)
+    if theirs > 0:
+      figures[name] = round(sum(by[s] - clean for s in common) / theirs, 12)
   return figures
 
 
@@ -145,8 +147,8 @@ def top5_distance(
 
 
 def ratios(values: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
-  """Returns each value over the reference's, for the names that both have: flip rates, T5D."""
-  return {name: value / reference[name] for name, value in values.items() if name in reference}
+  """Returns each value over the reference's, where that is not 0: flip rates, T5D."""
+  return {name: value / reference[name] for name, value in values.items() if reference.get(name)}
 
 
 def rms_calibration_error(
