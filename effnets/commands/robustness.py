@@ -46,7 +46,7 @@ def robustness(config: Any, workdir: str) -> None:
     _draw_sheet(config.robustness, settings, source, content, plots / "corruptions.png")
   console = rich_console.Console()
   for shown in (describe(trained, workdir), *report.tables_of(content)):
-    console.print(shown, highlight=False)
+    console.print(shown, highlight=False, soft_wrap=isinstance(shown, str))
 
 
 def _draw_sheet(
