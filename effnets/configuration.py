@@ -66,6 +66,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "export.batch_size": _POSITIVE,
   "export.calibration_examples": _POSITIVE,
   "export.accuracy_examples": _NATURAL,
+  "robustness.attack_steps": (lambda v: 1 <= v <= 500, "from 1 to 500"),
+  "robustness.difficulty": (lambda v: 1 <= v <= 3, "from 1 to 3"),
+  "robustness.examples": _NATURAL,
+  "robustness.release": (lambda v: v in (224, 299), "224 or 299"),
+  "robustness.seed": (lambda v: 0 <= v < 2**32, f"from 0 to {2**32 - 1}"),
+  "robustness.sequence_examples": _NATURAL,
 }
 _CHOICES = {
   "checkpoint.best_mode": ("max", "min"),
@@ -433,6 +439,28 @@ def base() -> ml_collections.ConfigDict:
       "int8": False,  # of tflite: weights and activations in eight bits
       "calibration_examples": 200,  # training images that decide the ranges of int8
       "accuracy_examples": 10_000,  # test images that tell what int8 loses; 0 takes all
+    }
+  )
+  # What `--mode=robustness` measures on `data.split.test`; names stand in comma lists.
+  config.robustness = ml_collections.ConfigDict(
+    {
+      "suites": "corruptions,sequences,attacks",  # also photos, which needs no data
+      "corruptions": "",  # empty: the 15 of the mCE; all: the four others too
+      "severities": (1, 2, 3, 4, 5),
+      "folder": "",  # pictures that are corrupted already: PATH/CORRUPTION/SEVERITY/CLASS/IMAGE
+      "frost": "",  # a folder with photos of frost, without which that corruption is skipped
+      "sequences": "",  # empty: the ten of the mFR; all: the others too
+      "difficulty": 1,  # of sequences, up to 3
+      "attacks": "fgsm,pgd",
+      "epsilons": (1.0, 2.0, 4.0, 8.0, 16.0),  # in levels of 255
+      "attack_steps": 10,  # of pgd, ifgsm and gd, each 2.5 epsilon / steps long
+      "imagenet_a": "",  # its folder
+      "stylized": "",  # a folder of pictures in another style, PATH/CLASS/IMAGE
+      "release": 224,  # or 299: size of pictures before they are corrupted, if theirs differ
+      "examples": 0,  # of the split, evenly spread; 0: all
+      "sequence_examples": 100,  # of which sequences are made; 0: all
+      "seed": 0,
+      "reference": "",  # robustness.json of the model to compare with; empty: AlexNet's figures
     }
   )
   config.log_every_steps = 20

@@ -15,6 +15,8 @@
   --mode=train          trains (default)
   --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
                         --config.evaluation.checkpoint=best; if there is no run, --config.weights
+  --mode=robustness     measures it on corrupted, perturbed and attacked pictures; what is measured
+                        is in --config.robustness
   --mode=predict        names what is in the picture, or the folder of pictures, --config.input
   --mode=few_shot       judges the features of that model on --config.data: a linear classifier
                         from 1, 5, 10 examples a class (--config.few_shot.shots)
@@ -40,7 +42,7 @@ from absl import flags, logging
 
 from effnets import configuration, errors, workdirs
 
-MODES = ("train", "evaluate", "predict", "few_shot", "export", "show")
+MODES = ("train", "evaluate", "robustness", "predict", "few_shot", "export", "show")
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")

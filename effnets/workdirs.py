@@ -33,6 +33,7 @@ EVALUATION_KEYS = (
   "export",
   "input",
   "pipeline.labels",
+  "robustness",
 )
 
 _CLASS_NAMES = "classes.txt"
@@ -49,7 +50,10 @@ _TRACES = (
   "export",
   "parameters.txt",
   "plots/augment.png",
+  "plots/corruptions.png",
+  "plots/robustness.png",
   "predictions.csv",
+  "robustness.json",
   "tb",
 )
 

@@ -74,6 +74,8 @@ def perturb(
   loss: PerExampleLoss,
   images: Float[Array, "b h w c"],
   keys: Key[Array, "b"],
+  *,
+  scale: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "b h w c"]:
   """Returns the perturbed images, float32 levels within [0, 255]; no gradient flows through them.
 
@@ -83,9 +85,11 @@ def perturb(
   Args:
     loss: of each image, from levels in [0, 255]; an example's must not depend on the others.
     images: uint8 or floating levels. keys: one per image, for the random start.
+    scale: of the attack's epsilon and step; may be traced, so that one program serves many radii.
   """
   images = jnp.asarray(images, jnp.float32)
-  epsilon, size = attack.epsilon, attack.epsilon if attack.kind == "fgsm" else attack.step
+  epsilon = attack.epsilon * scale
+  size = epsilon if attack.kind == "fgsm" else attack.step * scale
   steps = 1 if attack.kind == "fgsm" else attack.steps
   projects = attack.kind != "gd"
   gradient = jax.grad(lambda x: jnp.sum(loss(x)))

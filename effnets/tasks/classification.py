@@ -154,8 +154,14 @@ class Classification:
 
   def predict(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
     """Returns `logits`, float32 `b k`, without noise."""
-    images = self.placement.split_images(self._inputs(batch["image"]))
-    return {"logits": self.module.apply(variables, images, train=False)}
+    return {"logits": self.logits(variables, batch["image"])}
+
+  def logits(
+    self, variables: base.Variables, images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
+  ) -> Float[Array, "b k"]:
+    """Returns the logits of pictures in [0, 255], without noise; differentiable in the pictures."""
+    images = self.placement.split_images(self._inputs(images))
+    return self.module.apply(variables, images, train=False)
 
   def features(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
     """Returns the network's end points without space, `b d`, such as `pooled_features`."""

@@ -111,6 +111,45 @@ def test_random_targets_are_wrong_and_even():
   assert np.all(np.abs(counts[1:] - expected) < 4 * np.sqrt(expected * 8 / 9))
 
 
+def _softmax_loss(weights, classes):
+  """Returns (cross-entropy of a linear model in JAX, its gradient in NumPy)."""
+
+  def loss(pixels):
+    logits = pixels.reshape(len(pixels), -1) @ weights / 255
+    return -jax.nn.log_softmax(logits)[jnp.arange(len(pixels)), classes]
+
+  def gradient(pixels):
+    logits = pixels.reshape(len(pixels), -1) @ weights / 255
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    shares = shares / shares.sum(1, keepdims=True) - np.eye(weights.shape[1])[classes]
+    return (shares @ weights.T / 255).reshape(pixels.shape)
+
+  return loss, gradient
+
+
+@pytest.mark.parametrize("kind", attacks.KINDS)
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_against_a_loop_in_numpy(kind, targeted, scale):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (4, 3, 3, 2)).astype(np.float64)
+  loss, gradient = _softmax_loss(rng.standard_normal((18, 5)), np.array([0, 4, 2, 1]))
+  attack = attacks.Attack(kind, epsilon=3, step=1, steps=4, targeted=targeted)
+  # A traced scale: one program for all radii.
+  run = jax.jit(lambda x, s: attacks.perturb(attack, loss, x, _KEYS[:4], scale=s))
+  expected = images
+  if kind == "pgd":  # its start is what is drawn for a ball of that size
+    start = attacks.Attack(kind, epsilon=3 * scale, steps=0)
+    expected = np.asarray(attacks.perturb(start, loss, images, _KEYS[:4]), np.float64)
+  for _ in range(1 if kind == "fgsm" else 4):
+    sign = np.sign(gradient(expected)) * (-1 if targeted else 1)
+    expected = expected + sign * scale * (3 if kind == "fgsm" else 1)
+    if kind != "gd":
+      expected = np.clip(expected, images - 3 * scale, images + 3 * scale)
+    expected = np.clip(expected, 0, 255)
+  np.testing.assert_allclose(run(images, scale), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
   ("fields", "words"),
   [
