@@ -43,6 +43,7 @@ setuptools.setup(
     "rich>=13.9",
     "safetensors>=0.5.3",
     "scikit-learn>=1.5",
+    "scipy>=1.13",
     "tensorboard>=2.19",
     "tensorflow-datasets>=4.9.10",
   ],

@@ -16,9 +16,7 @@ import ml_collections
 from effnets import errors
 
 # Sections that may get keys which `base` does not have; whoever reads them knows the valid ones.
-_OPEN = re.compile(
-  r"(model|optimizer|schedule|augment|augment\.randaugment|([\w.]+\.)?options)\.\w+"
-)
+_OPEN = re.compile(r"(adversary|model|optimizer|schedule|augment(\.\w+)?|([\w.]+\.)?options)\.\w+")
 # Sections of a pipeline that hold overrides of the whole config, for one stage or run.
 _STAGE = re.compile(
   r"(pipeline\.(?:teacher|finetune|students\.\w+|runs\.\w+|axes\.\w+\.\w+)\.)([\w.]+)"
@@ -38,6 +36,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "task.label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
   "task.temperature": (lambda v: v > 0, "above 0"),
   "task.mixup": _NATURAL,
+  "task.cutmix": _NATURAL,
+  "task.cutmix_probability": (lambda v: 0 <= v <= 1, "from 0 to 1"),
   "task.mixup_group": _POSITIVE,
   "data.image_size": _POSITIVE,
   "data.crop_padding": (lambda v: v >= -1, "at least 0, or -1 for the model's own"),
@@ -66,6 +66,12 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "export.batch_size": _POSITIVE,
   "export.calibration_examples": _POSITIVE,
   "export.accuracy_examples": _NATURAL,
+  "robustness.attack_steps": (lambda v: 1 <= v <= 500, "from 1 to 500"),
+  "robustness.difficulty": (lambda v: 1 <= v <= 3, "from 1 to 3"),
+  "robustness.examples": _NATURAL,
+  "robustness.release": (lambda v: v in (224, 299), "224 or 299"),
+  "robustness.seed": (lambda v: 0 <= v < 2**32, f"from 0 to {2**32 - 1}"),
+  "robustness.sequence_examples": _NATURAL,
 }
 _CHOICES = {
   "checkpoint.best_mode": ("max", "min"),
@@ -341,6 +347,8 @@ def base() -> ml_collections.ConfigDict:
       "label_smoothing": 0.1,
       "temperature": 1.0,  # of soft labels
       "mixup": 0.0,  # alpha; 0 is off
+      "cutmix": 0.0,  # alpha; 0 is off
+      "cutmix_probability": 1.0,  # of an example; the others get mixup, if it is on
       "mixup_group": 2,  # images, contiguous, within which pairs are made
     }
   )
@@ -375,6 +383,9 @@ def base() -> ml_collections.ConfigDict:
     {
       "flip": False,
       "shift": 0,  # pixels of random translation
+      "cutout": 0,  # side of the square in pixels
+      "erasing": {"probability": 0.0},
+      "autoaugment": {"policy": ""},
       "randaugment": {
         "layers": 0,
         "magnitude": 9.0,
@@ -428,6 +439,28 @@ def base() -> ml_collections.ConfigDict:
       "int8": False,  # of tflite: weights and activations in eight bits
       "calibration_examples": 200,  # training images that decide the ranges of int8
       "accuracy_examples": 10_000,  # test images that tell what int8 loses; 0 takes all
+    }
+  )
+  # What `--mode=robustness` measures on `data.split.test`; names stand in comma lists.
+  config.robustness = ml_collections.ConfigDict(
+    {
+      "suites": "corruptions,sequences,attacks",  # also photos, which needs no data
+      "corruptions": "",  # empty: the 15 of the mCE; all: the four others too
+      "severities": (1, 2, 3, 4, 5),
+      "folder": "",  # pictures that are corrupted already: PATH/CORRUPTION/SEVERITY/CLASS/IMAGE
+      "frost": "",  # a folder with photos of frost, without which that corruption is skipped
+      "sequences": "",  # empty: the ten of the mFR; all: the others too
+      "difficulty": 1,  # of sequences, up to 3
+      "attacks": "fgsm,pgd",
+      "epsilons": (1.0, 2.0, 4.0, 8.0, 16.0),  # in levels of 255
+      "attack_steps": 10,  # of pgd, ifgsm and gd, each 2.5 epsilon / steps long
+      "imagenet_a": "",  # its folder
+      "stylized": "",  # a folder of pictures in another style, PATH/CLASS/IMAGE
+      "release": 224,  # or 299: size of pictures before they are corrupted, if theirs differ
+      "examples": 0,  # of the split, evenly spread; 0: all
+      "sequence_examples": 100,  # of which sequences are made; 0: all
+      "seed": 0,
+      "reference": "",  # robustness.json of the model to compare with; empty: AlexNet's figures
     }
   )
   config.log_every_steps = 20

@@ -15,11 +15,15 @@
   --mode=train          trains (default)
   --mode=evaluate       evaluates the run in DIR, its last checkpoint, or its best one with
                         --config.evaluation.checkpoint=best; if there is no run, --config.weights
+  --mode=robustness     measures it on corrupted, perturbed and attacked pictures; what is measured
+                        is in --config.robustness
   --mode=predict        names what is in the picture, or the folder of pictures, --config.input
   --mode=few_shot       judges the features of that model on --config.data: a linear classifier
                         from 1, 5, 10 examples a class (--config.few_shot.shots)
   --mode=export         writes the same model as --config.export.format: stablehlo, onnx, tflite
                         or savedmodel, to DIR/export, and checks it in that format's runtime
+  --mode=show           draws what the augmentation of the config does to pictures of its data, and
+                        tells its operations; trains nothing
   --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
                         warnings and errors to the standard error.
 
@@ -38,7 +42,7 @@ from absl import flags, logging
 
 from effnets import configuration, errors, workdirs
 
-MODES = ("train", "evaluate", "predict", "few_shot", "export")
+MODES = ("train", "evaluate", "robustness", "predict", "few_shot", "export", "show")
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")

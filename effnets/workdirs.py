@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Iterable, Iterator
-from typing import Any, TextIO
+from typing import IO, Any
 
 import ml_collections
 
@@ -33,11 +33,13 @@ EVALUATION_KEYS = (
   "export",
   "input",
   "pipeline.labels",
+  "robustness",
 )
 
 _CLASS_NAMES = "classes.txt"
 
-# What a run leaves before there is anything to lose, and what looking at weights leaves.
+# What a run leaves before there is anything to lose, and what looking at weights or at the
+# augmentation leaves.
 _TRACES = (
   "config.json",
   "config.tmp",
@@ -47,7 +49,11 @@ _TRACES = (
   "few_shot.json",
   "export",
   "parameters.txt",
+  "plots/augment.png",
+  "plots/corruptions.png",
+  "plots/robustness.png",
   "predictions.csv",
+  "robustness.json",
   "tb",
 )
 
@@ -96,11 +102,11 @@ def write(workdir: str | pathlib.Path, name: str, text: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def writing(
-  workdir: str | pathlib.Path, name: str, *, newline: str | None = None
-) -> Iterator[TextIO]:
+  workdir: str | pathlib.Path, name: str, *, newline: str | None = None, binary: bool = False
+) -> Iterator[IO]:
   """Opens a file of a workdir, which is made if need be; it is there when the block has ended well.
 
-  newline: of `open`.
+  newline: of `open`. binary: whether bytes are written, not text.
 
   Raises: UserError if it cannot be written.
   """
@@ -108,7 +114,8 @@ def writing(
   temporary = path.with_suffix(".tmp")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "w", encoding="utf-8", newline=newline) as file:
+    how = {"mode": "wb"} if binary else {"mode": "w", "encoding": "utf-8", "newline": newline}
+    with open(temporary, **how) as file:
       yield file
     temporary.replace(path)
   except OSError as error:
@@ -126,6 +133,8 @@ def _is_trace(path: pathlib.Path) -> bool:
   """Returns whether nothing is lost with `path`: a run killed while compiling leaves empty ones."""
   if path.name == "checkpoints":
     return path.is_dir() and not any(path.iterdir())
+  if path.name == "plots":
+    return all(f"plots/{inside.name}" in _TRACES for inside in path.iterdir())
   return path.name in _TRACES or (path.name == "metrics.jsonl" and not path.stat().st_size)
 
 

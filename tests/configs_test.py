@@ -194,7 +194,8 @@ def test_the_scaling_grid_has_every_candidate(arg, step, width, size):
     assert run.model.depth == pytest.approx(depth / 100)
     assert run.model.width == pytest.approx(width * wide / 100)
     assert abs(run.data.image_size - size * sharp / 100) <= 0.5
-    assert run.train == config.train and run.data.source == config.data.source
+    assert run.train.to_dict() == config.train.to_dict()
+    assert run.data.source == config.data.source
 
 
 def test_the_papers_base_is_a_candidate_of_the_fine_grid():

@@ -83,6 +83,27 @@ def refused(outcome):
     ([CONFIG, "--config.augment.flp=True"], ["config.augment.flp=True", "config.augment.flip"]),
     ([CONFIG, f"{POLICY}increasin=True"], ["randaugment.increasin=True", "increasing"]),
     ([CONFIG, f"{POLICY}magnitude=41"], ["randaugment.magnitude=41", "[0, 31]"]),
+    ([CONFIG, LAYERS, f"{POLICY}layers=11"], ["randaugment.layers=11", "[1, 10]", "Nearest: 10"]),
+    (
+      [CONFIG, "--config.augment.autoaugment.policy=cifar"],
+      ["config.augment.autoaugment.policy='cifar'", "Nearest: 'cifar10'"],
+    ),
+    (
+      [CONFIG, LAYERS, "--config.augment.autoaugment.policy=v0"],
+      ["both given", "autoaugment.policy=''", "randaugment.layers=0"],
+    ),
+    ([CONFIG, "--config.augment.autoaugment.fill=300"], ["autoaugment.fill=300", "[0, 255]"]),
+    ([CONFIG, "--config.augment.cutout=-2"], ["config.augment.cutout=-2", "[0, 1024]"]),
+    (
+      [CONFIG, "--config.augment.erasing.probability=1.5"],
+      ["config.augment.erasing.probability=1.5", "[0, 1]"],
+    ),
+    (
+      [CONFIG, "--config.augment.erasing.area=(0.4,0.1)"],
+      ["config.augment.erasing.area=(0.4, 0.1)"],
+    ),
+    ([CONFIG, "--config.task.cutmix=-1"], ["config.task.cutmix=-1.0", "at least 0"]),
+    ([CONFIG, "--config.task.cutmix_probability=2"], ["cutmix_probability=2.0", "from 0 to 1"]),
     ([CONFIG, "--config.model.widht=2"], ["config.model.widht=2", "Nearest: 'width'"]),
     ([CONFIG, "--config.optimizer.decy=.9"], ["config.optimizer.decy=0.9", "Nearest: decay"]),
     ([CONFIG, "--config.schedule.warmup=3"], ["config.schedule.warmup=3", "warmup_steps"]),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Bool, Key, UInt8
 
 PAD_MODES = ("constant", "reflect")
 
@@ -25,8 +25,12 @@ def flip(images: UInt8[Array, "b h w c"], keys: Key[Array, "b"]) -> UInt8[Array,
   """
   images = jnp.asarray(images)
   _check(images, keys)
-  mirrored = jax.vmap(jax.random.bernoulli)(keys)
-  return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+  return jnp.where(mirrored(keys)[:, None, None, None], images[:, :, ::-1], images)
+
+
+def mirrored(keys: Key[Array, "b"]) -> Bool[Array, "b"]:
+  """Returns which images `flip` mirrors with these keys."""
+  return jax.vmap(jax.random.bernoulli)(keys)
 
 
 def shift(
@@ -35,7 +39,7 @@ def shift(
   *,
   pixels: int = 4,
   mode: str = "constant",
-  fill: int = 0,
+  fill: int | Sequence[int] = 0,
 ) -> UInt8[Array, "b h w c"]:
   """Returns each image moved by a whole number of rows and columns, uniform in [-pixels, pixels].
 
@@ -46,7 +50,7 @@ def shift(
     pixels: largest move, from 0 up to h - 1 and w - 1.
     mode: what moves in from outside. `constant`: abc -> ..abc.. with `fill`;
       `reflect`: abc -> cbabcba.
-    fill: level in the images' own units.
+    fill: level in the images' own units, or one for each channel.
 
   Raises: ValueError for another mode, pixels out of range, or keys that are not one per image.
   """

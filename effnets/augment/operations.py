@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from effnets import errors
 
@@ -141,12 +141,13 @@ def _autocontrast(pixels, inputs):
   return _join(stretched)
 
 
-def _equalize(pixels, inputs):
-  del inputs
+def equalize(pixels: Pixels, counted: Int[Array, "h w"] | int = 1) -> Pixels:
+  """Returns the pixels with each channel's histogram flattened; `counted` 0 leaves a pixel out."""
   channels = _channels(pixels)
+  counted = jnp.broadcast_to(jnp.asarray(counted, jnp.int32), pixels.shape).reshape(-1)
   counts = jnp.stack(
     [
-      jnp.zeros(256, jnp.int32).at[levels.reshape(-1)].add(1, mode="promise_in_bounds")
+      jnp.zeros(256, jnp.int32).at[levels.reshape(-1)].add(counted, mode="promise_in_bounds")
       for levels in channels
     ]
   )
@@ -168,6 +169,11 @@ def _equalize(pixels, inputs):
   return _join(
     [table.at[levels + 256 * c].get(mode="promise_in_bounds") for c, levels in enumerate(channels)]
   )
+
+
+def _equalize(pixels, inputs):
+  del inputs
+  return equalize(pixels)
 
 
 def _invert(pixels, inputs):
@@ -250,58 +256,71 @@ def _sharpness(pixels, inputs):
   return jnp.where(inside, blended, pixels)
 
 
-def _sample(pixels, x, y, fill):
-  """Returns the pixels at columns x and rows y, rounded half away from zero; `fill` outside."""
+class Window(NamedTuple):
+  """A part of a picture, in whole pixels: scalars or arrays of one shape, int32."""
+
+  top: Int[Array, "*b"]
+  left: Int[Array, "*b"]
+  height: Int[Array, "*b"]
+  width: Int[Array, "*b"]
+
+
+def geometric(name: str, pixels: Pixels, inputs: Inputs, window: Window | None = None) -> Pixels:
+  """Returns the pixels after a geometric operation, nearest neighbour, rounded half away from zero.
+
+  name: a key of `SOURCES`. window: if given, only this part is a picture: it is changed as if it
+  stood alone, and what is around it stays.
+  """
   height, width = pixels.shape
-  inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
-  column = (x + _ALMOST_HALF).astype(jnp.int32)
-  row = (y + _ALMOST_HALF).astype(jnp.int32)
-  index = jnp.where(inside, row * width + column, 0)
-  return jnp.where(inside, pixels.reshape(-1).at[index].get(mode="promise_in_bounds"), fill)
+  top, left, rows, columns = (0, 0, height, width) if window is None else window
+  column = (jnp.arange(width) - left).astype(jnp.float32)
+  row = (jnp.arange(height) - top).astype(jnp.float32)[:, None]
+  high, wide = jnp.asarray(rows, jnp.float32), jnp.asarray(columns, jnp.float32)
+  x, y = SOURCES[name](column, row, high - 1, wide - 1, inputs.values)
+  inside = (x > -0.5) & (x < wide - 0.5) & (y > -0.5) & (y < high - 0.5)
+  source = ((y + _ALMOST_HALF).astype(jnp.int32) + top) * width
+  source += (x + _ALMOST_HALF).astype(jnp.int32) + left
+  source = jnp.where(inside, source, 0)
+  moved = pixels.reshape(-1).at[source].get(mode="promise_in_bounds")
+  moved = jnp.where(inside, moved, inputs.fill)
+  return moved if window is None else jnp.where(within(pixels.shape, window), moved, pixels)
 
 
-def _grid(pixels) -> tuple[Float[Array, "w"], Float[Array, "h 1"]]:
-  height, width = pixels.shape
-  return jnp.arange(width, dtype=jnp.float32), jnp.arange(height, dtype=jnp.float32)[:, None]
+def within(size: tuple[int, int], window: Window) -> Bool[Array, "h w"]:
+  """Returns which pixels of a picture of `size` lie in the window."""
+  row, column = jnp.arange(size[0])[:, None], jnp.arange(size[1])
+  rows = (row >= window.top) & (row < window.top + window.height)
+  return rows & (column >= window.left) & (column < window.left + window.width)
 
 
-def _rotate(pixels, inputs):
-  x, y = _grid(pixels)
-  right, bottom = (np.float32(size - 1) for size in (pixels.shape[1], pixels.shape[0]))
-  cosine, sine = inputs.values[0], inputs.values[1]
+def _rotate(x, y, bottom, right, values):
+  cosine, sine = values[0], values[1]
   shift_x = (right - (_product(cosine, right) - _product(sine, bottom))) / 2
   shift_y = (bottom - (_product(sine, right) + _product(cosine, bottom))) / 2
   source_x = (_product(cosine, x) - _product(sine, y)) + shift_x
   source_y = (_product(sine, x) + _product(cosine, y)) + shift_y
-  return _sample(pixels, source_x, source_y, inputs.fill)
+  return source_x, source_y
 
 
-def _shear_x(pixels, inputs):
-  x, y = _grid(pixels)
-  return _sample(pixels, x + _product(inputs.values[0], y), y, inputs.fill)
+# Where the pixel at column x and row y comes from: (x, y, last row, last column, values) -> (x, y).
+SOURCES: dict[str, Callable[..., tuple[Float[Array, "*n"], Float[Array, "*n"]]]] = {
+  "flip": lambda x, y, bottom, right, values: (right - x, y),
+  "rotate": _rotate,
+  "shear_x": lambda x, y, bottom, right, values: (x + _product(values[0], y), y),
+  "shear_y": lambda x, y, bottom, right, values: (x, y + _product(values[0], x)),
+  "translate_x": lambda x, y, bottom, right, values: (x + values[0], y),
+  "translate_y": lambda x, y, bottom, right, values: (x, y + values[0]),
+}
 
 
-def _shear_y(pixels, inputs):
-  x, y = _grid(pixels)
-  return _sample(pixels, x, y + _product(inputs.values[0], x), inputs.fill)
-
-
-def _translate_x(pixels, inputs):
-  x, y = _grid(pixels)
-  return _sample(pixels, x + inputs.values[0], y, inputs.fill)
-
-
-def _translate_y(pixels, inputs):
-  x, y = _grid(pixels)
-  return _sample(pixels, x, y + inputs.values[0], inputs.fill)
+def _geometric(name: str) -> Callable[[Pixels, Inputs], Pixels]:
+  return lambda pixels, inputs: geometric(name, pixels, inputs)
 
 
 def _cutout(pixels, inputs):
   half = _whole(inputs.values[0])
-  row, column = jnp.arange(pixels.shape[0])[:, None], jnp.arange(pixels.shape[1])
-  inside = (row >= inputs.centre[0] - half) & (row < inputs.centre[0] + half)
-  inside &= (column >= inputs.centre[1] - half) & (column < inputs.centre[1] + half)
-  return jnp.where(inside, inputs.fill, pixels)
+  square = Window(inputs.centre[0] - half, inputs.centre[1] - half, 2 * half, 2 * half)
+  return jnp.where(within(pixels.shape, square), inputs.fill, pixels)
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -309,7 +328,9 @@ OPERATIONS: dict[str, Operation] = {
   "autocontrast": Operation(_autocontrast),
   "equalize": Operation(_equalize),
   "invert": Operation(_invert),
-  "rotate": Operation(_rotate, "degrees, positive turns the picture counter-clockwise", True),
+  "rotate": Operation(
+    _geometric("rotate"), "degrees, positive turns the picture counter-clockwise", True
+  ),
   "posterize": Operation(_posterize, "bits kept"),
   "solarize": Operation(_solarize, "threshold; levels at or above it are inverted"),
   "solarize_add": Operation(_solarize_add, "levels added to those below 128"),
@@ -318,12 +339,21 @@ OPERATIONS: dict[str, Operation] = {
   "contrast_fixed": Operation(_contrast_fixed, "factor, 1 changes nothing"),
   "brightness": Operation(_brightness, "factor, 1 changes nothing"),
   "sharpness": Operation(_sharpness, "factor, 1 changes nothing"),
-  "shear_x": Operation(_shear_x, "columns per row, about the top-left corner", True),
-  "shear_y": Operation(_shear_y, "rows per column, about the top-left corner", True),
-  "translate_x": Operation(_translate_x, "pixels, positive moves the content left", True),
-  "translate_y": Operation(_translate_y, "pixels, positive moves the content up", True),
+  "shear_x": Operation(_geometric("shear_x"), "columns per row, about the top-left corner", True),
+  "shear_y": Operation(_geometric("shear_y"), "rows per column, about the top-left corner", True),
+  "translate_x": Operation(
+    _geometric("translate_x"), "pixels, positive moves the content left", True
+  ),
+  "translate_y": Operation(
+    _geometric("translate_y"), "pixels, positive moves the content up", True
+  ),
   "cutout": Operation(_cutout, "pixels, half the side of the square"),
 }
+
+
+def is_angle(name: str) -> bool:
+  """Returns whether an operation, of pictures or of boxes, takes an angle: cosine and sine."""
+  return name.startswith("rotate")
 
 
 def values(name: str, argument: float | Float[Array, "*b"] | None) -> Float[Array, "*b 2"]:
@@ -331,7 +361,7 @@ def values(name: str, argument: float | Float[Array, "*b"] | None) -> Float[Arra
   argument = np.float32(0) if argument is None else argument
   where = jnp if isinstance(argument, jax.Array) else np
   argument = where.asarray(argument, where.float32)
-  if name == "rotate":
+  if is_angle(name):
     angle = argument * np.float32(np.pi / 180)
     return where.stack([where.cos(angle), where.sin(angle)], axis=-1)
   return where.stack([argument, where.zeros_like(argument)], axis=-1)

@@ -2,9 +2,13 @@
 
 from effnets.data import batches as batches
 from effnets.data import class_names as class_names
+from effnets.data import corrupted as corrupted
 from effnets.data import decode as decode
+from effnets.data import draws as draws
 from effnets.data import folder as folder
+from effnets.data import photos as photos
 from effnets.data import records as records
+from effnets.data import sources as sources
 from effnets.data.batches import eval_batches as eval_batches
 from effnets.data.batches import place as place
 from effnets.data.batches import train_batches as train_batches

@@ -7,6 +7,7 @@ same one every time and in every process. Order, augmentation and batching are n
   cluttered_digits  one of them among fragments of others (`cluttered_digits.py`)
   folder:PATH     a folder of images, one sub-folder per class (`folder.py`)
   records:PATH    ArrayRecord data sets that `records.write` or `shards.write` made (`records.py`)
+  corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
 """
 
@@ -23,13 +24,14 @@ Example = dict[str, np.ndarray]
 # Modules are imported when first asked for: TFDS takes seconds that a run on `digits` need not pay.
 _KINDS = {
   "cluttered_digits": "effnets.data.cluttered_digits",
+  "corrupted": "effnets.data.corrupted",
   "digits": "effnets.data.digits",
   "folder": "effnets.data.folder",
   "records": "effnets.data.records",
   "tfds": "effnets.data.tfds",
 }
 # Kinds whose name is followed by `:` and a path or a name.
-_WITH_ARGUMENT = ("folder", "records", "tfds")
+_WITH_ARGUMENT = ("corrupted", "folder", "records", "tfds")
 
 
 class Unreadable(Exception):
@@ -79,11 +81,11 @@ def open_source(
       it is not `KEY.split`.
   Raises: errors.UserError if the name, the split, an option or what lies on disk is wrong.
   """
-  kind, colon, argument = name.partition(":")
-  if kind not in _KINDS or (colon and kind not in _WITH_ARGUMENT):
+  kind, _, argument = name.partition(":")
+  if kind != "tfds" and is_tfds(name):
     kind, argument = "tfds", name
   elif kind in _WITH_ARGUMENT and not argument:
-    what = "a data set's name" if kind == "tfds" else "a path"
+    what = {"tfds": "a data set's name", "corrupted": "a source"}.get(kind, "a path")
     raise errors.UserError(f"{key}.source={name!r} lacks {what}; write '{kind}:…'.")
   module = importlib.import_module(_KINDS[kind])
   return module.open_split(
@@ -93,6 +95,12 @@ def open_source(
     key=key,
     split_key=split_key or f"{key}.split",
   )
+
+
+def is_tfds(name: str) -> bool:
+  """Returns whether a source's name is that of a TFDS data set."""
+  kind, colon, _ = name.partition(":")
+  return kind == "tfds" or kind not in _KINDS or bool(colon and kind not in _WITH_ARGUMENT)
 
 
 def kinds() -> list[str]:

@@ -1,8 +1,10 @@
 """From gathered per-example predictions to figures."""
 
 from effnets.evaluation import comparison as comparison
+from effnets.evaluation import robustness as robustness
 from effnets.evaluation import timing as timing
 from effnets.evaluation.classification import CLASSIFICATION_FIGURES as CLASSIFICATION_FIGURES
+from effnets.evaluation.classification import calibration_error as calibration_error
 from effnets.evaluation.classification import classification as classification
 from effnets.evaluation.few_shot import L2 as L2
 from effnets.evaluation.few_shot import FewShot as FewShot

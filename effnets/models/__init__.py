@@ -11,6 +11,8 @@ from effnets.models.counting import count as count
 from effnets.models.folding import fold as fold
 from effnets.models.initialize import abstract as abstract
 from effnets.models.initialize import init as init
+from effnets.models.layers import main_name as main_name
+from effnets.models.layers import main_set as main_set
 from effnets.models.registry import Entry as Entry
 from effnets.models.registry import create as create
 from effnets.models.registry import entry as entry

@@ -100,6 +100,7 @@ def efficientnet(
   group: ops.Group = ops.Group(),  # noqa: B008 - immutable
   remat: str = "none",
   frozen_blocks: int = 0,
+  norm_sets: int = 1,
 ) -> network.Network:
   """Returns an EfficientNet.
 
@@ -128,6 +129,7 @@ def efficientnet(
     group=group,
     remat=remat,
     frozen_blocks=frozen_blocks,
+    norm_sets=norm_sets,
   )
 
 

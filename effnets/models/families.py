@@ -41,6 +41,7 @@ def build(
   group: ops.Group = ops.Group(),  # noqa: B008 - immutable
   remat: str = "none",
   frozen_blocks: int = 0,
+  norm_sets: int = 1,
 ) -> network.Network:
   """Returns the network of a stage table.
 
@@ -104,6 +105,7 @@ def build(
       activation=activation or table.activation,
       remat=remat,
       frozen_blocks=frozen_blocks,
+      norm_sets=norm_sets,
       padding=padding,
       plain=plain,
       dtype=dtype,

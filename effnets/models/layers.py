@@ -7,13 +7,15 @@ hidden generator: noise comes from one key per example, so it is the same on eve
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from effnets import ops
 from effnets.models import initialize
@@ -30,6 +32,21 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class NormSets:
+  """Which set of normalisation each part of a batch goes through.
+
+  count: sets that there are; set 0 is the main one, which evaluation uses.
+  parts: the set of each of the batch's equal parts; a part's moments are its own, and those of
+    parts of one set are taken together if all have that set. shards: see `ops.moments`.
+  Source: Xie et al. 2020 (arXiv 1911.09665), section 4.
+  """
+
+  count: int = 1
+  parts: tuple[int, ...] = (0,)
+  shards: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
   """What all layers of one network share.
 
@@ -39,6 +56,7 @@ class Settings:
   momentum: decay m of running moments, new = m * old + (1 - m) * batch, as TensorFlow means it
     (PyTorch's momentum is 1 - m). epsilon: added to the variance, inside the root.
   group: over whom batch moments are taken in training.
+  norms: how many sets of scales, biases and moments every norm has, and which images take which.
   kernel_std: every kernel starts from a normal truncated at two standard deviations, this before
     truncation; None: each layer's own rule.
   folded: norms are in the kernels before them, except for their bias; see `folding.fold`.
@@ -50,6 +68,7 @@ class Settings:
   momentum: float = 0.99
   epsilon: float = 1e-3
   group: ops.Group = ops.Group()
+  norms: NormSets = NormSets()
   kernel_std: float | None = None
   folded: bool = False
 
@@ -216,6 +235,9 @@ class BatchNorm(nn.Module):
   `batch_stats`, move towards the mean of all groups' moments (if that collection is mutable). The
   variance is the biased one in both places; TensorFlow's fused kernel keeps the unbiased one.
   initial_scale: of the parameter `scale`.
+
+  Auxiliary sets (see `NormSets`) are `scale_1`, `bias_1`, `mean_1`, `var_1` and so on, beside the
+  main one, which thus is the same with and without them.
   """
 
   activation: str = "identity"
@@ -229,23 +251,49 @@ class BatchNorm(nn.Module):
     Raises: ValueError for train in a folded network, which has no moments.
     """
     shape, settings = (x.shape[-1],), self.settings
-    bias = initialize.parameter(self, "bias", initialize.Constant(0.0), shape)
+    norms = settings.norms
     if settings.folded:
       if train:
         raise ValueError("a folded network has no batch norm left to train; use the one before.")
+      bias = initialize.parameter(self, "bias", initialize.Constant(0.0), shape)
       return ops.shift(x, bias, activation=self.activation)
-    scale = initialize.parameter(self, "scale", initialize.Constant(self.initial_scale), shape)
     zero, one = initialize.Constant(0.0), initialize.Constant(1.0)
-    mean = initialize.state(self, "batch_stats", "mean", initializer=zero, shape=shape)
-    var = initialize.state(self, "batch_stats", "var", initializer=one, shape=shape)
+    initial = initialize.Constant(self.initial_scale)
+    sets = []
+    for index in range(norms.count):
+      suffix = f"_{index}" if index else ""
+      scale = initialize.parameter(self, f"scale{suffix}", initial, shape)
+      bias = initialize.parameter(self, f"bias{suffix}", zero, shape)
+      mean, var = (
+        initialize.state(self, "batch_stats", f"{name}{suffix}", initializer=value, shape=shape)
+        for name, value in (("mean", zero), ("var", one))
+      )
+      sets.append((scale, bias, mean, var))
+    used = (norms.parts[0],) if len(set(norms.parts)) == 1 else norms.parts
+    shards = norms.shards if len(used) > 1 else 1
+    rows = len(used) * shards
     if train:
-      means, variances = ops.moments(x, settings.group)
+      group = settings.group
+      if len(used) < len(norms.parts) and group.images is not None:
+        group = dataclasses.replace(group, images=group.images * len(norms.parts))
+      means, variances = ops.moments(x, group, parts=len(used), shards=shards)
+      rows = means.shape[0]
       if self.is_mutable_collection("batch_stats") and not self.is_initializing():
         m = settings.momentum
-        mean.value = m * mean.value + (1 - m) * means.mean(0)
-        var.value = m * var.value + (1 - m) * variances.mean(0)
+        for index in sorted(set(used)):
+          own = np.flatnonzero(_spread_parts(used, shards, rows) == index)
+          _, _, mean, var = sets[index]
+          mean.value = m * mean.value + (1 - m) * means[own].mean(0)
+          var.value = m * var.value + (1 - m) * variances[own].mean(0)
+    if len(used) == 1:
+      scale, bias, mean, var = sets[used[0]]
+      if not train:
+        means, variances = mean.value[None], var.value[None]
     else:
-      means, variances = mean.value[None], var.value[None]
+      order = _spread_parts(used, shards, rows)
+      scale, bias = (jnp.stack([s[i] for s in sets])[order] for i in (0, 1))
+      if not train:
+        means, variances = (jnp.stack([s[i].value for s in sets])[order] for i in (2, 3))
     return ops.normalize(
       x,
       means,
@@ -256,6 +304,37 @@ class BatchNorm(nn.Module):
       activation=self.activation,
       plain=settings.plain,
     )
+
+
+def _spread_parts(parts: tuple[int, ...], shards: int, rows: int) -> Int[np.ndarray, "rows"]:
+  """Returns the set of each row of moments.
+
+  >>> _spread_parts((0, 1), 2, 8).tolist()
+  [0, 0, 1, 1, 0, 0, 1, 1]
+  """
+  if len(parts) == 1:
+    return np.full(rows, parts[0])
+  return np.tile(np.repeat(parts, rows // (len(parts) * shards)), shards)
+
+
+def main_set(variables: Any) -> Any:
+  """Returns `variables` without the auxiliary sets of their norms, for a network that has none.
+
+  >>> main_set({"params": {"norm": {"scale": 1, "scale_1": 2}}, "batch_stats": {}})
+  {'params': {'norm': {'scale': 1}}, 'batch_stats': {}}
+  """
+  if not hasattr(variables, "items"):
+    return variables
+  return {k: main_set(v) for k, v in variables.items() if main_name(k) == k}
+
+
+def main_name(leaf: str) -> str:
+  """Returns the name of a leaf in a norm's main set; of others their own.
+
+  >>> main_name("scale_1"), main_name("scale"), main_name("block_1")
+  ('scale', 'scale', 'block_1')
+  """
+  return re.sub(r"^(scale|bias|mean|var)_\d+$", r"\1", leaf)
 
 
 class ConvNorm(nn.Module):

@@ -31,6 +31,7 @@ class Network(nn.Module):
     computes the rest again.
   frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
     through their end; 0 freezes nothing; -1 freezes all but the classifier. See `frozen_names`.
+  norm_sets, norm_parts, norm_shards: see `layers.NormSets`; `clone` changes the last two.
   padding, plain, dtype, momentum, epsilon, group, kernel_std, folded: see `layers.Settings`.
   stem_kernel, stem_pool, hidden: see `blocks.Table`.
   """
@@ -45,6 +46,9 @@ class Network(nn.Module):
   activation: str = "swish"
   remat: str = "none"
   frozen_blocks: int = 0
+  norm_sets: int = 1
+  norm_parts: tuple[int, ...] = (0,)
+  norm_shards: int = 1
   padding: str = "SAME"
   plain: bool = False
   dtype: Any = "float32"
@@ -66,6 +70,7 @@ class Network(nn.Module):
       momentum=self.momentum,
       epsilon=self.epsilon,
       group=self.group,
+      norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
       kernel_std=self.kernel_std,
       folded=self.folded,
     )
@@ -216,6 +221,7 @@ def check(module: Network) -> Network:
     ("image_size", 1, None),
     ("head_depth", 1, None),
     ("frozen_blocks", -1, count),
+    ("norm_sets", 1, None),
   ):
     value = getattr(module, key)
     whole = isinstance(value, int) and not isinstance(value, bool)

@@ -1,5 +1,6 @@
 """Arithmetic on arrays, without parameters: convolutions, batch moments, normalisation."""
 
+from effnets.ops import attacks as attacks
 from effnets.ops.convolution import conv as conv
 from effnets.ops.convolution import resolve_padding as resolve_padding
 from effnets.ops.normalization import ACTIVATIONS as ACTIVATIONS

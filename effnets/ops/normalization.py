@@ -24,34 +24,54 @@ class Group:
 
 
 def moments(
-  x: Float[Array, "b *s c"], group: Group
+  x: Float[Array, "b *s c"], group: Group, *, parts: int = 1, shards: int = 1
 ) -> tuple[Float[Array, "g c"], Float[Array, "g c"]]:
   """Returns mean and (biased) variance per group and channel, float32, `g` groups in this array.
 
   A group that spans several devices of a `shard_map` is summed over them with one all-reduce.
 
+  Args:
+    parts: kinds of images whose moments are kept apart, equally many of each. The batch then is
+      `shards` blocks, each with its images of the first kind, then those of the second, and so on,
+      so that every device can hold a block. `group` counts the images of one kind.
+    shards: blocks in this array; the devices that it lies on under `jit`, 1 inside `shard_map`.
+
+  With several parts the rows are those of equal runs of contiguous images, in their order; rows of
+  one group are equal.
+
   Raises: ValueError if groups and the batch do not divide into each other.
   """
-  batch = x.shape[0]
+  count = parts * shards
+  if x.shape[0] % count:
+    raise ValueError(f"a batch of {x.shape[0]} images is not {parts} parts on {shards} shard(s).")
+  # Images of one kind that lie side by side, and all of one kind that are in this array.
+  run, batch = x.shape[0] // count if parts > 1 else x.shape[0], x.shape[0] // parts
   images = batch * group.devices if group.images is None else group.images
-  span = max(1, images // batch)  # devices a group reaches over
-  if batch % min(images, batch) or images % min(images, batch) or group.devices % span:
+  span = max(1, images // run)  # runs a group reaches over
+  if run % min(images, run) or images % min(images, run) or (batch // run * group.devices) % span:
     raise ValueError(
       f"a batch-norm group of {images} images does not fit {group.devices} device(s) of {batch}."
     )
-  if span > 1 and not group.axes:
+  if images > batch and not group.axes:
     raise ValueError(f"a batch-norm group of {images} images exceeds the batch of {batch}.")
   # Only the batch is split: merging it with height would lose the sharding of both.
-  groups = batch // min(images, batch)
+  groups = x.shape[0] // min(images, run)
   grouped = _split(x, groups).astype(jnp.float32)
   reduced = tuple(range(grouped.ndim - x.ndim, grouped.ndim - 1))
   mean, square = (
     m.mean(reduced).reshape(groups, x.shape[-1]) for m in (grouped, grouped * grouped)
   )
-  if span > 1:
+  if span > 1 and group.axes:
     whole = span == group.devices
-    parts = None if whole else [list(range(i, i + span)) for i in range(0, group.devices, span)]
-    mean, square = jax.lax.psum((mean / span, square / span), group.axes, axis_index_groups=parts)
+    blocks = None if whole else [list(range(i, i + span)) for i in range(0, group.devices, span)]
+    mean, square = jax.lax.psum((mean / span, square / span), group.axes, axis_index_groups=blocks)
+  elif span > 1:
+
+    def join(m):
+      m = m.reshape(-1, span, parts, x.shape[-1])
+      return jnp.broadcast_to(m.mean(1, keepdims=True), m.shape).reshape(groups, -1)
+
+    mean, square = join(mean), join(square)
   return mean, jnp.maximum(square - mean * mean, 0.0)
 
 
@@ -59,8 +79,8 @@ def normalize(
   x: Float[Array, "b *s c"],
   mean: Float[Array, "g c"],
   var: Float[Array, "g c"],
-  scale: Float[Array, " c"],
-  bias: Float[Array, " c"],
+  scale: Float[Array, " c"] | Float[Array, "g c"],
+  bias: Float[Array, " c"] | Float[Array, "g c"],
   *,
   epsilon: float = 1e-3,
   activation: str = "identity",
@@ -74,6 +94,7 @@ def normalize(
   Args:
     mean, var: one row per group of contiguous images, as `moments` gives them, or a single row (or
       plain vectors) for all images, as running averages are.
+    scale, bias: for all images, or one row per group.
     epsilon: added to the variance, inside the root.
     activation: one of `ACTIVATIONS`.
     plain: leave the derivative to JAX and write the activation as the textbook does. Needed for

@@ -23,9 +23,16 @@ from effnets import configuration, data, errors, models, parallel, training, wor
 from effnets.pipelines import pseudo_labels
 
 NO_NOISE = {
-  "task": {"mixup": 0.0},
+  "task": {"mixup": 0.0, "cutmix": 0.0},
   "model": {"dropout_rate": 0.0, "drop_path_rate": 0.0},
-  "augment": {"flip": False, "shift": 0, "randaugment": {"layers": 0}},
+  "augment": {
+    "flip": False,
+    "shift": 0,
+    "cutout": 0,
+    "erasing": {"probability": 0.0},
+    "autoaugment": {"policy": ""},
+    "randaugment": {"layers": 0},
+  },
 }
 """Overrides that switch off every source of noise: of the model and of the input."""
 

@@ -3,3 +3,4 @@
 from effnets.tasks.base import Aux as Aux
 from effnets.tasks.base import Task as Task
 from effnets.tasks.registry import create as create
+from effnets.tasks.registry import policy as policy

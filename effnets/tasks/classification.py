@@ -1,7 +1,7 @@
 """Image classification with hard and soft labels."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -24,7 +24,8 @@ class Classification:
   policy: device-side augmentation of (images, per-example keys), or None.
   label_smoothing: of true and hard labels, in [0, 1); soft labels are taken as they are.
   temperature: soft labels become p**(1/temperature), normalised; > 0.
-  mixup: alpha of the Beta distribution, 0 = off. mixup_group: see `augment.mixup`.
+  mixup, cutmix: alphas of their Beta distributions, 0 = off. mixup_group: see `augment.mixup`.
+  cutmix_probability: of an example; where CutMix is not drawn, mixup is done if it is on.
   dtype: of the images that enter the model.
   Source: Xie et al. 2020 (Noisy Student), section 2, in the weighting of its official code.
   """
@@ -39,6 +40,8 @@ class Classification:
   label_smoothing: float = 0.0
   temperature: float = 1.0
   mixup: float = 0.0
+  cutmix: float = 0.0
+  cutmix_probability: float = 1.0
   mixup_group: int = 2
   dtype: Any = jnp.float32
 
@@ -65,40 +68,73 @@ class Classification:
   ) -> tuple[Float[Array, ""], base.Aux]:
     """Returns the mean over the batch of weight * cross-entropy, in nats; see `base.Task`."""
     del frozen, step
-    keys = {
-      name: streams.example_keys(streams.stream(root, name), batch["position"])
-      for name in ("augment", "mixup", "dropout", "drop_path")
-    }
-    images = batch["image"]
-    if self.policy is not None:
-      images = self.placement.per_example(self.policy)(images, keys["augment"])
-    images = self._inputs(images)
+    keys = self._keys(batch, root, ("augment", "mixup", "cutmix", "dropout", "drop_path"))
+    images = self._inputs(self._augmented(batch["image"], keys["augment"]))
     targets = self.targets(batch)
-    if self.mixup:
-      images, targets = augment.mixup(
-        images, targets, keys["mixup"], alpha=self.mixup, group=self.mixup_group
-      )
-    logits, model_state = self.module.apply(
+    images, targets = augment.mix(
+      images,
+      targets,
+      keys,
+      mixup_alpha=self.mixup,
+      cutmix_alpha=self.cutmix,
+      cutmix_probability=self.cutmix_probability,
+      group=self.mixup_group,
+    )
+    noise = {name: keys[name] for name in ("dropout", "drop_path")}
+    logits, model_state = self._train(self.module, variables, images, noise)
+    entropy = optax.softmax_cross_entropy(logits, targets)
+    metrics = self._metrics(logits, targets, entropy, batch)
+    return jnp.mean(batch["weight"] * entropy), base.Aux(metrics, model_state)
+
+  @staticmethod
+  def _keys(
+    batch: base.Batch, root: Key[Array, ""], names: Iterable[str]
+  ) -> dict[str, Key[Array, "b"]]:
+    """Returns the examples' keys of each named stream."""
+    positions = batch["position"]
+    return {name: streams.example_keys(streams.stream(root, name), positions) for name in names}
+
+  def _augmented(
+    self, images: UInt8[Array, "b h w 3"], keys: Key[Array, "b"]
+  ) -> UInt8[Array, "b h w 3"]:
+    return images if self.policy is None else self.placement.per_example(self.policy)(images, keys)
+
+  def _train(
+    self,
+    module: nn.Module,
+    variables: base.Variables,
+    images: Float[Array, "b h w 3"],
+    noise: dict[str, Key[Array, "b"]],
+  ) -> tuple[Float[Array, "b k"], PyTree]:
+    """Returns logits and the model's state after this batch."""
+    logits, model_state = module.apply(
       variables,
       self.placement.split_images(images),
       train=True,
-      keys={name: keys[name] for name in ("dropout", "drop_path")},
+      keys=noise,
       mutable=[name for name in variables if name != "params"],
     )
-    entropy = optax.softmax_cross_entropy(logits, targets)
-    weight = batch["weight"]
+    return logits, dict(model_state)
+
+  def _metrics(
+    self,
+    logits: Float[Array, "b k"],
+    targets: Float[Array, "b k"],
+    entropy: Float[Array, "b"],
+    batch: base.Batch,
+  ) -> dict[str, tuple[Array, Array]]:
+    """Returns sums and counts; `top1` over true labels, `agreement` over soft ones."""
     correct = (jnp.argmax(logits, -1) == jnp.argmax(targets, -1)).astype(jnp.float32)
     true = (batch["label"] >= 0).astype(jnp.float32)
     if "soft" in batch:
       true = true * (1 - batch["soft"].astype(jnp.float32))
-    count = jnp.float32(weight.shape[0])
     metrics = {
-      "cross_entropy": (jnp.sum(entropy), count),
+      "cross_entropy": (jnp.sum(entropy), jnp.float32(entropy.shape[0])),
       "top1": (jnp.sum(correct * true), jnp.sum(true)),
     }
     if "soft" in batch:
       metrics["agreement"] = (jnp.sum(correct * (1 - true)), jnp.sum(1 - true))
-    return jnp.mean(weight * entropy), base.Aux(metrics, dict(model_state))
+    return metrics
 
   def targets(self, batch: base.Batch) -> Float[Array, "b k"]:
     """Returns the target distribution of each example."""
@@ -118,8 +154,14 @@ class Classification:
 
   def predict(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
     """Returns `logits`, float32 `b k`, without noise."""
-    images = self.placement.split_images(self._inputs(batch["image"]))
-    return {"logits": self.module.apply(variables, images, train=False)}
+    return {"logits": self.logits(variables, batch["image"])}
+
+  def logits(
+    self, variables: base.Variables, images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
+  ) -> Float[Array, "b k"]:
+    """Returns the logits of pictures in [0, 255], without noise; differentiable in the pictures."""
+    images = self.placement.split_images(self._inputs(images))
+    return self.module.apply(variables, images, train=False)
 
   def features(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
     """Returns the network's end points without space, `b d`, such as `pooled_features`."""

@@ -1,11 +1,12 @@
 """Builds the task that a config names."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 
 from effnets import augment, errors, models, ops, parallel
-from effnets.tasks import base, classification
+from effnets.tasks import adversarial, base, classification
 
 
 def create(
@@ -82,7 +83,7 @@ def _classification(
     raise errors.UserError(
       f"config.task.temperature={task.temperature} is not positive; 1 leaves soft labels alone."
     )
-  if task.mixup and (step_batch // placement.batch_shards) % task.mixup_group:
+  if (task.mixup or task.cutmix) and (step_batch // placement.batch_shards) % task.mixup_group:
     raise errors.UserError(
       f"config.task.mixup_group={task.mixup_group} does not divide the "
       f"{step_batch // placement.batch_shards} images of a device; 2 always does for even numbers."
@@ -94,23 +95,87 @@ def _classification(
     num_classes=num_classes,
     mean=tuple(config.data.mean) or entry.mean,
     std=tuple(config.data.std) or entry.std,
-    policy=_policy(config.augment.to_dict()),
+    policy=policy(config),
     label_smoothing=task.label_smoothing,
     temperature=task.temperature,
     mixup=task.mixup,
+    cutmix=task.cutmix,
+    cutmix_probability=task.cutmix_probability,
     mixup_group=task.mixup_group,
     dtype=jnp.dtype(config.model.dtype),
   )
 
 
-def _policy(settings: dict[str, Any]) -> augment.policy.Policy | None:
-  """Returns the device-side augmentation; None if nothing is switched on."""
-  if not settings["randaugment"]["layers"]:
-    augment.create({**settings, "randaugment": {**settings["randaugment"], "layers": 1}})  # checks
-    settings["randaugment"] = None
-  if not any(settings.get(name) for name in ("crop", "flip", "colour", "shift", "randaugment")):
-    return None
-  return augment.create(settings)
+_ADVERSARY = ("kind", "epsilon", "step", "steps", "targeted", "clean_start", "parts", "evaluated")
 
 
-_TASKS = {"classification": _classification}
+def _advprop(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> adversarial.AdvProp:
+  if "adversary" not in config:
+    raise errors.UserError(
+      "config.adversary is missing, which config.task.name='advprop' needs; start from "
+      "configs/advprop.py."
+    )
+  settings = config.adversary.to_dict()
+  for name in settings:
+    if name not in _ADVERSARY:
+      raise errors.unknown("config.adversary", name, "a setting", _ADVERSARY)
+  parts, evaluated = tuple(settings.pop("parts")), settings.pop("evaluated")
+  for name in parts:
+    if name not in adversarial.PARTS:
+      raise errors.unknown("config.adversary.parts", name, "a part", adversarial.PARTS)
+  if settings["kind"] not in ops.attacks.KINDS:
+    key = "config.adversary.kind"
+    raise errors.unknown(key, settings["kind"], "an attack", ops.attacks.KINDS)
+  try:
+    attack = ops.attacks.Attack(**settings)
+  except ValueError as error:
+    raise errors.UserError(f"config.adversary.{error}") from error
+  sets = config.model.get("norm_sets", 1)
+  if len(set(parts)) != len(parts) or not parts or sets not in (1, len(parts)):
+    raise errors.UserError(
+      f"config.model.norm_sets={sets} does not go with config.adversary.parts={parts!r}: one set "
+      "for each part, which are all different, or 1 for all of them."
+    )
+  if not 0 <= evaluated < sets:
+    raise errors.UserError(
+      f"config.adversary.evaluated={evaluated} should be from 0 to {sets - 1}, a set of norms."
+    )
+  if config.task.mixup or config.task.cutmix:
+    key = "mixup" if config.task.mixup else "cutmix"
+    raise errors.UserError(
+      f"config.task.{key}={config.task[key]} does not go with config.task.name='advprop', whose "
+      "targets are classes; set it to 0."
+    )
+  plain = _classification(config, placement, num_classes, step_batch)
+  fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+  return adversarial.AdvProp(
+    **fields, attack=attack, parts=parts, shared=sets == 1, evaluated=evaluated
+  )
+
+
+def policy(config: Any) -> augment.policy.Policy | None:
+  """Returns the device-side augmentation of `config`; None if nothing is switched on.
+
+  Raises: UserError for a setting that is none or out of range, also of what is off.
+  """
+  settings = config.augment.to_dict()
+  # Each of these has one setting that switches it off.
+  for name, switch, value in (
+    ("autoaugment", "policy", "v0"),
+    ("randaugment", "layers", 1),
+    ("erasing", "probability", 1.0),
+  ):
+    section = settings.get(name)
+    if section is None:
+      continue
+    if not section[switch]:
+      augment.create({name: {**section, switch: value}})
+      settings[name] = None
+  made = augment.create(settings)
+  on = ("crop", "flip", "colour", "shift", "autoaugment", "randaugment", "cutout", "erasing")
+  return made if any(settings.get(name) for name in on) else None
+
+
+_TASKS = {"classification": _classification, "advprop": _advprop}

@@ -83,7 +83,7 @@ def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
 
 
 def evaluation(config: Any, part: str) -> data.Source:
-  """Returns the labelled data's split that plays the `part`, `validation` or `test`."""
+  """Returns the labelled data's split that plays the `part`: `validation`, `test` or `train`."""
   return _labelled(config, part, {})
 
 
@@ -99,6 +99,17 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
     interpolation(config),
     squash=config.data.resize == "squash",
   )
+
+
+def training_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
+  """Returns what brings the pictures of `source` to the model's size in training."""
+  if config.data.random_crop and source.image_size is None:
+    return data.decode.RandomCrop(
+      config.data.image_size,
+      fraction=crop_fraction(config),
+      interpolation=interpolation(config),
+    )
+  return evaluation_transform(config, source)
 
 
 def crop_fraction(config: Any) -> float:
@@ -147,18 +158,11 @@ def _open(
 
 
 def _stream(config: Any, source: data.Source, name: str) -> data.Stream:
-  transform = evaluation_transform(config, source)
-  if config.data.random_crop and source.image_size is None:
-    transform = data.decode.RandomCrop(
-      config.data.image_size,
-      fraction=crop_fraction(config),
-      interpolation=interpolation(config),
-    )
   return data.Stream(
     source,
     seed=config.seed,
     name=name,
-    transform=transform,
+    transform=training_transform(config, source),
     max_unreadable=config.data.max_unreadable,
   )
 

@@ -7,7 +7,7 @@ import flax.traverse_util
 import numpy as np
 from jaxtyping import PyTree
 
-from effnets import errors, parallel, tasks, weights, workdirs
+from effnets import errors, models, parallel, tasks, weights, workdirs
 from effnets.training import results
 
 _HEAD = ("params", "classifier")
@@ -24,7 +24,7 @@ def load(config: Any) -> PyTree:
     return weights.open_choice(config.weights).variables
   with errors.context("config.weights"):
     trained = results.restore(workdirs.saved(choice.source), choice.source)
-  return parallel.to_host(trained.variables)
+  return models.main_set(parallel.to_host(trained.variables))
 
 
 def variables(config: Any, task: tasks.Task) -> PyTree:
@@ -38,8 +38,15 @@ def variables(config: Any, task: tasks.Task) -> PyTree:
 
 
 def fit(loaded: PyTree, task: tasks.Task, config: Any) -> PyTree:
-  """Returns `loaded` with the classifier that `task` needs; see `variables`."""
+  """Returns `loaded` with the classifier that `task` needs; see `variables`.
+
+  Auxiliary norms start as copies of the main ones.
+  """
   ours, theirs = _flat(task.abstract()), _flat(loaded)
+  for path in ours.keys() - theirs.keys():
+    main = (*path[:-1], models.main_name(path[-1]))
+    if main in theirs:
+      theirs[path] = theirs[main]
   head = {path for path in ours if path[: len(_HEAD)] == _HEAD}
   wrong = [p for p in ours.keys() | theirs.keys() if _shape(ours, p) != _shape(theirs, p)]
   others = sorted("/".join(path) for path in set(wrong) - head)
@@ -50,7 +57,7 @@ def fit(loaded: PyTree, task: tasks.Task, config: Any) -> PyTree:
       f"{', '.join(others[:_NAMED])}{more} differ. Leave config.model to the weights."
     )
   if not wrong:
-    return loaded
+    return flax.traverse_util.unflatten_dict(theirs)
   if not config.new_head:
     bias = (*_HEAD, "bias")
     raise errors.UserError(

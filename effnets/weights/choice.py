@@ -88,7 +88,9 @@ def configure(config: ml_collections.ConfigDict, text: str) -> None:
   if choice.run:
     with errors.context(KEY):
       other = workdirs.saved(choice.source)
-    network = {key: value for key, value in other.model.items() if key not in _training(own)}
+    # What AdvProp trained beside the main norms stays behind.
+    left = _training(own) | {"norm_sets"}
+    network = {key: value for key, value in other.model.items() if key not in left}
     prepared = {key: other.data[key] for key in _INPUT}
   else:
     found = catalog.find(choice.name)

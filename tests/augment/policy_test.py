@@ -37,8 +37,50 @@ def test_order_and_streams():
   np.testing.assert_array_equal(255 - np.asarray(steps(_images(), _keys())), result)
 
 
+def test_operations_first_and_erasing_last():
+  # What is inverted first is not inverted again where black moves in and the square is painted.
+  config = {
+    "shift": 4,
+    "shift_fill": (1, 2, 3),
+    "cutout": 6,
+    "cutout_fill": (4, 5, 6),
+    "erasing": {"probability": 1.0, "fill": 9},
+    "randaugment": {"layers": 1, "operations": ("invert",)},
+    "operations_first": True,
+  }
+  result = np.asarray(jax.jit(augment.create(config))(_images(), _keys()))
+
+  @jax.jit
+  def steps(images, keys):
+    shift, cutout, erasing = (
+      jax.vmap(lambda key, name=name: streams.stream(key, name))(keys)
+      for name in ("shift", "cutout", "erasing")
+    )
+    images = augment.shift(255 - images, shift, pixels=4, fill=(1, 2, 3))
+    images = augment.cutout(images, cutout, size=6, fill=(4, 5, 6))
+    return augment.random_erasing(images, erasing, probability=1.0, fill=9)
+
+  np.testing.assert_array_equal(steps(_images(), _keys()), result)
+  for colour in ((1, 2, 3), (4, 5, 6), (9, 9, 9)):
+    assert (result == colour).all(-1).any()
+
+
+def test_autoaugment_by_config():
+  config = {"autoaugment": {"policy": "svhn", "execution": "map"}}
+  result = jax.jit(augment.create(config))(_images(), _keys())
+  own = jax.vmap(lambda key: streams.stream(key, "autoaugment"))(_keys())
+  np.testing.assert_array_equal(jax.jit(augment.AutoAugment("svhn"))(_images(), own), result)
+
+
 def test_eight_devices_equal_one():
-  config = {"crop": {"area": (0.5, 1.0)}, "flip": True, "shift": 4, "shift_mode": "reflect"}
+  config = {
+    "crop": {"area": (0.5, 1.0)},
+    "flip": True,
+    "shift": 4,
+    "shift_mode": "reflect",
+    "cutout": 5,
+    "erasing": {"probability": 0.5},
+  }
   policy = augment.create(config_dict.ConfigDict(config))
   result = np.asarray(jax.jit(policy)(_images(), _keys()))
   mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
@@ -79,6 +121,25 @@ def test_nothing_changes_nothing(config):
     (
       {"randaugment": {"layer": 2}},
       r"randaugment\.layer=2 is not .*Nearest: .*randaugment\.layers\.",
+    ),
+    ({"randaugment": {"layers": 0}}, r"randaugment\.layers=0 is not a whole number in \[1, 10\]"),
+    ({"cutout": -1}, r"config\.augment\.cutout=-1 is not a whole number in \[0, 1024\]"),
+    ({"cutout_fill": (1, 2, 256)}, r"config\.augment\.cutout_fill=\(1, 2, 256\) is neither"),
+    ({"operations_first": "yes"}, r"augment\.operations_first='yes' is not True or False"),
+    ({"erasing": {"probability": 2}}, r"augment\.erasing\.probability=2 .*\[0, 1\]\. Nearest: 1"),
+    ({"erasing": {"area": (0.4, 0.02)}}, r"augment\.erasing\.area=\(0\.4, 0\.02\) is not an asc"),
+    ({"erasing": {"aspect": 1}}, r"augment\.erasing\.aspect=1 is not an ascending pair"),
+    ({"erasing": {"fill": "pixels"}}, r"augment\.erasing\.fill='pixels'.*'pixel'"),
+    ({"erasing": {"fill": -1}}, r"augment\.erasing\.fill=-1 is neither a level"),
+    ({"erasing": {"prob": 1}}, r"augment\.erasing\.prob=1.*Nearest: .*erasing\.probability\."),
+    ({"autoaugment": {"policy": "v1"}}, r"augment\.autoaugment\.policy='v1'.*Nearest: 'v0'"),
+    (
+      {"autoaugment": {"polcy": "v0"}},
+      r"autoaugment\.polcy='v0'.*Nearest: .*autoaugment\.policy\.",
+    ),
+    (
+      {"autoaugment": {"policy": "v0"}, "randaugment": {"layers": 2}},
+      r"config\.augment\.autoaugment and config\.augment\.randaugment are both given",
     ),
     ({"randaugment": {"magnitude": 99}}, r"config\.augment\.randaugment\.magnitude=99"),
     ([], r"config\.augment=\[\] is not a mapping"),

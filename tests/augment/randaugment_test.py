@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from effnets import augment, errors, streams
-from effnets.augment import randaugment
+from effnets.augment import magnitudes, randaugment
 
 _BATCH, _HEIGHT, _WIDTH = 96, 20, 24
 
@@ -43,7 +43,7 @@ _TABLE = {
 def test_table(magnitude):
   rotation, levels, threshold, addition, factor, shear, half, pixels = _TABLE[magnitude]
   value = {
-    name: randaugment.argument(name, magnitude)
+    name: magnitudes.argument(name, magnitude)
     for name in randaugment.OPERATION_LISTS["code16"]
     if augment.OPERATIONS[name].unit
   }
@@ -66,7 +66,7 @@ def test_table_formulas_at_every_magnitude():
     level = fractions.Fraction(magnitude, 10)
     for name, scale in (("posterize", 4), ("solarize", 256), ("solarize_add", 110), ("cutout", 40)):
       exact = scale * level
-      got = randaugment.argument(name, magnitude)
+      got = magnitudes.argument(name, magnitude)
       # The published code cuts a float64 product, which may lie just below a whole number.
       assert got == int(exact) or (exact.denominator == 1 and got == exact - 1), (name, magnitude)
     for name, exact in (
@@ -75,16 +75,16 @@ def test_table_formulas_at_every_magnitude():
       ("shear_y", level * fractions.Fraction(3, 10)),
       ("translate_x", 100 * level),
     ):
-      assert randaugment.argument(name, magnitude) == pytest.approx(float(exact), abs=1e-12)
-  assert randaugment.argument("equalize", 9) is None
+      assert magnitudes.argument(name, magnitude) == pytest.approx(float(exact), abs=1e-12)
+  assert magnitudes.argument("equalize", 9) is None
 
 
 def test_constants_and_increasing_variants():
-  assert randaugment.argument("translate_y", 9, translate_const=4) == pytest.approx(3.6)
-  assert randaugment.argument("cutout", 9, cutout_const=4) == 3
-  strengths = [randaugment.argument("posterize", m, increasing=True) for m in (0, 5, 10, 20)]
+  assert magnitudes.argument("translate_y", 9, translate_const=4) == pytest.approx(3.6)
+  assert magnitudes.argument("cutout", 9, cutout_const=4) == 3
+  strengths = [magnitudes.argument("posterize", m, increasing=True) for m in (0, 5, 10, 20)]
   assert strengths == [4, 2, 0, 0]
-  thresholds = [randaugment.argument("solarize", m, increasing=True) for m in (1, 5, 10, 20)]
+  thresholds = [magnitudes.argument("solarize", m, increasing=True) for m in (1, 5, 10, 20)]
   assert thresholds == [231, 128, 0, 0]
   weakest = randaugment.RandAugment(magnitude=0, increasing=True, operations=("solarize",))
   assert weakest.table() == [("identity", None)]

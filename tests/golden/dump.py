@@ -19,6 +19,8 @@ from effnets.training import inputs, optimizers
 FOLDER = pathlib.Path(__file__).parent
 
 CONFIGS = (
+  "configs/advprop.py",
+  "configs/advprop.py:b3,fine",
   "configs/efficientnet.py",
   "configs/efficientnet.py:b0",
   "configs/efficientnet.py:b0,transfer=cars",

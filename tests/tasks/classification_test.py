@@ -142,3 +142,32 @@ def test_hidden_labels_count_for_no_accuracy():
   }
   _, metrics = loss(task(), batch, jnp.array([0.0, 1.0, 0.0, 0.0]))
   assert metrics["top1"] == 0.0 and metrics["agreement"] == 0.0
+
+
+class Shares(Constant):
+  """A module that gives the shares of black and white pixels as probabilities, and keeps them."""
+
+  def apply(self, variables, images, *, train, keys=None, mutable=()):
+    white = jnp.mean(images > 0, axis=(1, 2, 3))
+    self.seen = np.clip(np.stack([1 - white, white], axis=1), 1e-6, 1)
+    return jnp.log(self.seen), {}
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.5])
+def test_cutmix_mixes_labels_as_it_mixes_pixels(probability):
+  count = 32
+  white = np.arange(count) % 2
+  batch = {
+    "image": np.tile(255 * white[:, None, None, None], (1, 12, 12, 3)).astype(np.uint8),
+    "label": white.astype(np.int32),
+    "weight": np.ones(count, np.float32),
+    "position": np.stack([np.zeros(count), np.arange(count)], 1).astype(np.uint32),
+  }
+  module = Shares()
+  made = task(module, classes=2, cutmix=1.0, cutmix_probability=probability, mixup_group=2)
+  value, _ = loss(made, batch, jnp.zeros(2))
+  mixed = (module.seen > 1e-3).all(1).mean()
+  assert mixed > 0.2 and (module.seen.argmax(1) != white).any()
+  # Targets that are the shares make the cross-entropy the entropy of the shares.
+  entropy = -np.sum(module.seen * np.log(module.seen), axis=1)
+  np.testing.assert_allclose(value, entropy.mean(), rtol=1e-4)

@@ -69,3 +69,23 @@ def test_augmentation_is_left_out_when_nothing_is_switched_on():
   config.augment.shift = 0
   config.augment.randaugment.layers = 0
   assert tasks.create(config, place(), num_classes=10, step_batch=16).policy is None
+
+
+@pytest.mark.parametrize(
+  ("section", "key", "value"),
+  [("autoaugment", "policy", "svhn"), ("erasing", "probability", 0.2), (None, "cutout", 4)],
+)
+def test_each_augmentation_is_switched_on_by_one_setting(section, key, value):
+  config = tiny.get_config()
+  config.augment.shift = 0
+  config.augment.randaugment.layers = 0
+  target = config.augment[section] if section else config.augment
+  target[key] = value
+  assert tasks.policy(config) is not None
+
+
+def test_what_is_off_is_checked_too():
+  config = tiny.get_config()
+  config.augment.autoaugment.update({"policy": "", "fill": 999})
+  with pytest.raises(errors.UserError, match=r"config.augment.autoaugment.fill=999"):
+    tasks.policy(config)

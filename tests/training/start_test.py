@@ -69,6 +69,17 @@ def test_another_network_is_refused(state_dict):
   assert "params/block_0/" in str(caught.value) or "batch_stats" in str(caught.value)
 
 
+def test_auxiliary_norms_start_as_the_main_ones(state_dict):
+  config = _config(state_dict)
+  config.model.norm_sets = 2
+  found = _leaves(training.start.variables(config, _task(config, 10)))
+  expected = _leaves(weights.load(NAME, state_dict).variables)
+  extra = [name for name in found if name.endswith("_1") and name not in expected]
+  assert len(extra) == sum("/norm/" in name for name in expected)
+  for name in extra:
+    np.testing.assert_array_equal(found[name], expected[name.removesuffix("_1")], err_msg=name)
+
+
 @pytest.mark.slow
 def test_a_training_starts_from_a_run_and_needs_it_no_more(tmp_path):
   first = tiny.get_config("steps=4")
