@@ -172,7 +172,15 @@ def saved(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
   """
   path = pathlib.Path(workdir)
   _saved(path)
-  return ml_collections.ConfigDict(_completed(json.loads((path / "config.json").read_text())))
+  config = _completed(json.loads((path / "config.json").read_text()))
+  return ml_collections.ConfigDict(_tuples(config))
+
+
+def _tuples(value: Any) -> Any:
+  """Returns `value` with tuples for lists: JSON has none, and configs have nothing else."""
+  if isinstance(value, dict):
+    return {key: _tuples(inner) for key, inner in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:

@@ -83,3 +83,13 @@ def test_a_config_that_is_none_is_refused(tmp_path, text, message):
   with pytest.raises(errors.UserError, match=message):
     workdirs.claim(tmp_path, configuration.base())
   assert (tmp_path / "config.json").read_text() == text
+
+
+def test_tuples_come_back_as_tuples(tmp_path):
+  # A model's `kernels`, a sharding rule and a sweep's seeds are tuples; JSON knows lists alone.
+  config = configuration.base()
+  config.model.kernels = (3, 5)
+  config.sharding.rules = ((".*", "fsdp"),)
+  workdirs.claim(tmp_path / "run", config)
+  saved = workdirs.saved(tmp_path / "run")
+  assert (saved.model.kernels, saved.sharding.rules) == ((3, 5), ((".*", "fsdp"),))
