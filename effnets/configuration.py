@@ -458,7 +458,7 @@ def base() -> ml_collections.ConfigDict:
       "stylized": "",  # a folder of pictures in another style, PATH/CLASS/IMAGE
       "release": 224,  # or 299: size of pictures before they are corrupted, if theirs differ
       "examples": 0,  # of the split, evenly spread; 0: all
-      "sequence_examples": 100,  # of which sequences are made; 0: all
+      "sequence_examples": 50,  # of which sequences are made; 0: all
       "seed": 0,
       "reference": "",  # robustness.json of the model to compare with; empty: AlexNet's figures
     }

@@ -50,6 +50,10 @@ def refused(outcome):
     ([], ["--config=FILE[:ARG] is missing", "configs/noisy_student.py"]),
     ([CONFIG, "--workdir="], ["--workdir= is empty"]),
     ([CONFIG, "--workdirr=x"], ["workdirr", "Did you mean: workdir?"]),
+    ([CONFIG, "--mode=robustnes"], ["--mode='robustnes'", "Nearest: 'robustness'"]),
+    ([CONFIG, "--config.robustness.release=256"], ["robustness.release=256 should be 224 or 299"]),
+    ([CONFIG, "--config.robustness.foldr=x"], ["Nearest: config.robustness.folder"]),
+    ([CONFIG, "--config.data.source=corrupted:"], ["'corrupted:' lacks a source"]),
     ([CONFIG, "--mode=evalute"], ["--mode='evalute'", "Nearest: 'evaluate'"]),
     ([CONFIG, "--config.seed"], ["--config.seed has no value", "--config.seed=VALUE"]),
     # The config file and its argument.

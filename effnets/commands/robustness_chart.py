@@ -70,7 +70,7 @@ def sheet(
   gap = max(1, side // 32)
   framed = np.pad(tiles, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
   grid = framed.swapaxes(1, 2).reshape(count * (side + gap), width * (across + gap), 3)
-  figure = Figure(figsize=(1.1 * width + 1.6, 1.1 * count + 0.5), layout="constrained", dpi=110)
+  figure = Figure(figsize=(1.1 * width + 2.6, 1.1 * count + 0.5), layout="constrained", dpi=110)
   backend_agg.FigureCanvasAgg(figure)
   axes = figure.subplots()
   axes.imshow(grid, interpolation="nearest")

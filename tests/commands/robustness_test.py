@@ -1,5 +1,6 @@
 """`--mode=robustness` on small weights: its figures got in another way, and what is refused."""
 
+import importlib
 import json
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnets import data, errors, main, models, weights
+from effnets import configuration, data, errors, main, models, weights
 from effnets.augment import corruptions
 from effnets.commands import robustness_chart, robustness_report, robustness_settings
 from effnets.commands import robustness_suites as suites
@@ -309,9 +310,26 @@ def test_sequences_are_put_together_over_batches():
     assert found["sequences"] == 4
 
 
-def test_names_in_settings():
-  from effnets import configuration
+def test_alexnet_and_imagenets_classes_normalise():
+  command = importlib.import_module("effnets.commands.robustness")
+  settings = robustness_settings.read(configuration.base().robustness)
+  errors_of = figures_lib.ALEXNET_ERRORS
+  alexnet = Answers(None, None)
+  found = command._aggregated(errors_of, alexnet, settings, {"error": 0.435})
+  assert found["mce"] == pytest.approx(1) and found["relative_mce"] == pytest.approx(1)
+  assert found["complete"] and found["reference"] == "AlexNet"
+  assert found["mean_error"] == pytest.approx(0.788993067)
+  # Only the 15 count; without a clean error there is no relative one.
+  more = {**errors_of, "spatter": {1: 0.0}}
+  assert command._aggregated(more, alexnet, settings, None) == {**found, "relative_mce": None}
+  without = {name: by for name, by in errors_of.items() if name != "frost"}
+  found = command._aggregated(without, alexnet, settings, None)
+  assert found["mce"] == pytest.approx(1) and not found["complete"]
+  ten = command._aggregated(errors_of, Answers(None, None, classes=10), settings, None)
+  assert ten["mce"] is None and ten["corruption_errors"] is None
 
+
+def test_names_in_settings():
   config = configuration.base().robustness
   config.corruptions, config.sequences = "all", "snow, snow,tilt"
   config.severities, config.attacks = [5, 1, 5], ""
