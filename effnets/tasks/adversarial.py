@@ -111,9 +111,11 @@ class AdvProp(classification.Classification):
     """Returns the parts of what `_join` gave."""
     return self.placement.per_example(lambda x: jnp.split(x, len(self.parts)))(joined)
 
-  def predict(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
-    """Returns `logits`, float32 `b k`, by the norms of the set `evaluated`, without noise."""
+  def logits(
+    self, variables: base.Variables, images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
+  ) -> Float[Array, "b k"]:
+    """Returns the logits of pictures in [0, 255] by the norms of the set `evaluated`."""
     module = self.module.clone(norm_parts=(self.evaluated,))
-    return classification.Classification.predict(
-      dataclasses.replace(self, module=module), variables, batch
+    return classification.Classification.logits(
+      dataclasses.replace(self, module=module), variables, images
     )

@@ -205,6 +205,23 @@ def test_mistakes(key, value, words):
     _task(config)
 
 
+def test_the_evaluated_set_gives_predictions_and_logits():
+  main, auxiliary = (_task(_config(evaluated=index)) for index in (0, 1))
+  variables = _variables(main)
+  flat = flax.traverse_util.flatten_dict(variables)
+  moved = {k: v + 0.3 if k[-1].endswith("_1") else v for k, v in flat.items()}
+  variables = flax.traverse_util.unflatten_dict(moved)
+  swapped = {(*k[:-1], k[-1].removesuffix("_1")): v for k, v in sorted(moved.items())}
+  # The other set in the main one's place.
+  alone = flax.traverse_util.unflatten_dict({**moved, **swapped})
+  batch = _batch()
+  expected = main.predict(alone, batch)["logits"]
+  found = auxiliary.predict(variables, batch)["logits"]
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(found, auxiliary.logits(variables, batch["image"]))
+  assert np.abs(found - main.logits(variables, batch["image"])).max() > 1e-3
+
+
 def test_without_its_section():
   config = configuration.load("configs/efficientnet.py")
   config.task.name = "advprop"
