@@ -5,7 +5,6 @@ Writes `experiments/<paper>/README.md` from the `results.json` beside it, which 
 """
 
 import json
-import math
 import os
 import pathlib
 import platform
@@ -17,20 +16,9 @@ from typing import Any
 import numpy as np
 
 from effnets import errors
+from effnets.evaluation import comparison
 
 EXPERIMENTS = pathlib.Path("experiments")
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-  """Returns the mean and its standard error, s / sqrt(n) with s over n - 1; nan for one value.
-
-  >>> mean_and_error([1.0, 2.0, 3.0])
-  (2.0, 0.5773502691896258)
-  """
-  values = np.asarray(values, np.float64)
-  if len(values) < 2:
-    return float(values.mean()), math.nan
-  return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def run_seeds(
@@ -55,6 +43,36 @@ def run_seeds(
   return results
 
 
+def run_sweep(config: str | pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the `result.json` of a config whose pipeline is a sweep, running what is missing."""
+  subprocess.run(
+    [sys.executable, "-m", "effnets.main", f"--config={config}", f"--workdir={workdir}"],
+    check=True,
+  )
+  return json.loads((workdir / "result.json").read_text())
+
+
+def from_sweep(
+  result: Mapping[str, Any], names: Mapping[str, str], *, figure: str = "test_top1"
+) -> dict[str, Any]:
+  """Returns what a card takes from a sweep: `seeds`, `arms`, `columns` and `seconds`.
+
+  Args: names: what the card calls each run, in the order of its rows. figure: of the arms.
+  """
+  rows = {words: result["runs"][name] for name, words in names.items()}
+  return {
+    "seeds": result["seeds"],
+    "arms": {words: row[figure] for words, row in rows.items()},
+    "columns": {
+      "weights": {words: f"{row['params']:,}" for words, row in rows.items()},
+      "MAdds": {words: f"{row['madds'] / 1e6:.3f}M" for words, row in rows.items()},
+    },
+    "seconds": [
+      sum(seconds) for seconds in zip(*(r["seconds"] for r in rows.values()), strict=True)
+    ],
+  }
+
+
 def machine() -> dict[str, Any]:
   """Returns what the figures were measured on."""
   import jax
@@ -72,67 +90,72 @@ def render(results: Mapping[str, Any]) -> str:
 
   `results` has `title`, `claim`, `command`, `setting`, `seeds`, `figure` (what is compared),
   `arms` (name -> one value a seed), `comparisons` (pairs of arms), `seconds` (one a seed),
-  `machine`, `paper` (command and table as rows) and `differences` (sentences).
+  `machine`, `paper` (command and table as rows) and `differences` (sentences). It may have
+  `columns` (title -> arm -> text: what else the table tells of an arm), `decisive` (how many
+  comparisons, from the first, the claim needs; 1 if not given) and `tried` (sentences).
   """
-  arms, seeds = results["arms"], results["seeds"]
   lines = [f"# {results['title']}", "", f"**Claim.** {results['claim']}", ""]
   lines += [f"**Measured here.** {results['setting']}", "", "```", results["command"], "```", ""]
-  lines += [f"| arm | {results['figure']}, mean ± s.e. | " + " | ".join(f"seed {s}" for s in seeds)]
-  lines[-1] += " |"
-  lines += ["|---|---|" + "---|" * len(seeds)]
-  for name, values in arms.items():
-    mean, error = mean_and_error(values)
-    lines.append(f"| {name} | {mean:.2%} ± {error:.2%} | " + " | ".join(f"{v:.2%}" for v in values))
-    lines[-1] += " |"
-  lines += ["", "![Every seed of every arm](results.png)", ""]
-  lines += ["| comparison, seed by seed | mean difference ± s.e. | in standard errors |"]
-  lines += ["|---|---|---|"]
-  for better, worse in results["comparisons"]:
-    gains = np.subtract(arms[better], arms[worse])
-    mean, error = mean_and_error(gains)
-    times = f"{mean / error:+.1f}" if error else "all equal"
-    lines.append(f"| {better} over {worse} | {mean:+.2%} ± {error:.2%} | {times} |")
-  mean, error = mean_and_error(np.subtract(*(arms[a] for a in results["comparisons"][0])))
-  verdict = "reproduced" if mean > 2 * error else "not reproduced"
-  lines += ["", f"The claim is **{verdict}** at this scale (first comparison, more than two s.e.)."]
+  lines += [*_arms(results), "", "![Every seed of every arm](results.png)", ""]
+  lines += [*_comparisons(results), "", _verdict(results), ""]
   seconds = results["seconds"]
-  lines += ["", f"Wall time: {min(seconds):.0f} to {max(seconds):.0f} s a seed, on "]
-  lines[-1] += ", ".join(f"{key} {value}" for key, value in results["machine"].items()) + "."
+  where = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+  lines += [f"Wall time: {min(seconds):.0f} to {max(seconds):.0f} s a seed, on {where}."]
+  if results.get("tried"):
+    lines += ["", "## What was tried", "", *(f"- {text}" for text in results["tried"])]
   paper = results["paper"]
-  lines += ["", "## In the paper", "", "```", paper["command"], "```", ""]
-  header, *rows = paper["table"]
-  lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-  lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+  lines += ["", "## In the paper", "", "```", paper["command"], "```", "", *_table(paper["table"])]
   lines += ["", "## What differs", "", *(f"- {text}" for text in results["differences"]), ""]
   return "\n".join(lines)
 
 
+def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
+  """Returns the lines of a Markdown table; the first row is the header."""
+  lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+  return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def _arms(results: Mapping[str, Any]) -> list[str]:
+  columns = results.get("columns", {})
+  seeds = (f"seed {seed}" for seed in results["seeds"])
+  rows = [["arm", *columns, f"{results['figure']}, mean ± s.e.", *seeds]]
+  for name, values in results["arms"].items():
+    cells = (cells.get(name, "") for cells in columns.values())
+    rows.append([name, *cells, comparison.shown(values), *(f"{value:.2%}" for value in values)])
+  return _table(rows)
+
+
+def _comparisons(results: Mapping[str, Any]) -> list[str]:
+  rows = [["comparison, seed by seed", "mean difference ± s.e.", "in standard errors"]]
+  for better, worse in results["comparisons"]:
+    mean, error = _difference(results, better, worse)
+    times = f"{mean / error:+.1f}" if error else "all equal"
+    rows.append([f"{better} over {worse}", f"{mean:+.2%} ± {error:.2%}", times])
+  return _table(rows)
+
+
+def _difference(results: Mapping[str, Any], better: str, worse: str) -> tuple[float, float]:
+  """Returns mean and standard error of the differences, seed by seed."""
+  arms = results["arms"]
+  return comparison.mean_and_error(np.subtract(arms[better], arms[worse]))
+
+
+def _verdict(results: Mapping[str, Any]) -> str:
+  decisive = results["comparisons"][: results.get("decisive", 1)]
+  held = [mean > 2 * error for mean, error in (_difference(results, *pair) for pair in decisive)]
+  if all(held):
+    verdict = "reproduced"
+  elif any(held):
+    verdict = f"reproduced in part, {sum(held)} of {len(held)}"
+  else:
+    verdict = "not reproduced"
+  which = "first comparison" if len(held) == 1 else f"first {len(held)} comparisons"
+  return f"The claim is **{verdict}** at this scale ({which}, more than two s.e.)."
+
+
 def chart(results: Mapping[str, Any], path: pathlib.Path) -> None:
   """Draws every seed of every arm, and the arms' means with standard errors, as a PNG."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
-  arms = results["arms"]
-  figure, axes = pyplot.subplots(figsize=(7, 0.8 + 0.5 * len(arms)), layout="constrained")
-  for row, values in enumerate(arms.values()):
-    percent = 100 * np.asarray(values)
-    mean, error = mean_and_error(percent)
-    axes.plot(percent, np.full(len(percent), row), "o", color="0.7", markersize=5, zorder=1)
-    colour = f"C{row}"
-    axes.errorbar(mean, row, xerr=error, fmt="D", color=colour, markersize=7, capsize=4, zorder=2)
-    axes.annotate(
-      f"{mean:.1f}", (mean, row), xytext=(0, 8), textcoords="offset points", ha="center"
-    )
-  axes.set_yticks(range(len(arms)), list(arms))
-  axes.set_ylim(len(arms) - 0.5, -0.6)
-  axes.set_xlabel(f"{results['figure']} [%]; grey: single seeds, coloured: mean ± s.e.")
-  axes.grid(axis="x", alpha=0.3)
-  axes.spines[["top", "right", "left"]].set_visible(False)
-  axes.tick_params(left=False)
-  figure.savefig(path, dpi=150)
-  pyplot.close(figure)
+  comparison.dots(results["arms"], path, label=results["figure"])
 
 
 def write(paper: str) -> pathlib.Path:

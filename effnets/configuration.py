@@ -19,8 +19,10 @@ from effnets import errors
 _OPEN = re.compile(
   r"(model|optimizer|schedule|augment|augment\.randaugment|([\w.]+\.)?options)\.\w+"
 )
-# Sections of a pipeline that hold overrides of the whole config, for one stage.
-_STAGE = re.compile(r"(pipeline\.(?:teacher|finetune|students\.\w+)\.)([\w.]+)")
+# Sections of a pipeline that hold overrides of the whole config, for one stage or run.
+_STAGE = re.compile(
+  r"(pipeline\.(?:teacher|finetune|students\.\w+|runs\.\w+|axes\.\w+\.\w+)\.)([\w.]+)"
+)
 
 _POSITIVE = (lambda v: v >= 1, "at least 1")
 _NATURAL = (lambda v: v >= 0, "at least 0")
@@ -144,8 +146,10 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
   >>> config.train.steps
   300
   """
-  stages = _STAGE.fullmatch(key) if "teacher" in config.pipeline else None
-  prefix, inner = stages.groups() if stages else ("", key)
+  stage = _STAGE.fullmatch(key)
+  if stage is not None and key.split(".")[1] not in config.pipeline:
+    stage = None
+  prefix, inner = stage.groups() if stage else ("", key)
   known = flatten(config)
   inner_open = _OPEN.fullmatch(inner) is not None
   present = known.get(key, known.get(inner))

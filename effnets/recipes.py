@@ -1,7 +1,7 @@
 """Training recipes that several papers share, as changes to a config."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -140,14 +140,93 @@ def small_images(
   config.ema.decay = 0.99
 
 
-def arguments(arg: str | None, words: Iterable[str]) -> Any:
+def few_labels(config: ml_collections.ConfigDict, steps: int, *, model: str) -> None:
+  """Sets 100 labelled handwritten digits and the recipe of comparisons of small models on them.
+
+  So few that a good model has a few per cent of errors left to lose.
+  """
+  small_images(config, steps, model=model)
+  config.data.options.labels = 100
+  config.data.split.train = "labelled"
+  config.model.update({"small_images": True, "drop_path_rate": 0.0})
+  config.batch_size = 32
+  config.evaluation.every_percent = 100.0
+  config.checkpoint.update({"every_percent": 100.0, "keep": 1})
+  config.tensorboard = False
+
+
+def small_clutter(config: ml_collections.ConfigDict, steps: int) -> None:
+  """Sets `cluttered_digits` and the recipe of comparisons of small models in few steps.
+
+  Models this small do not overfit within hundreds of steps, so nothing regularises them. The canvas
+  has 64 pixels, so `data.image_size` decides how much of a digit is seen.
+  """
+  small_images(config, steps)
+  config.data.source = "cluttered_digits"
+  config.data.options.update({"clutter": 4, "digits": "large"})
+  config.augment.shift = 0
+  config.model.update({"dropout_rate": 0.0, "drop_path_rate": 0.0})
+  config.task.label_smoothing = 0.0
+  config.batch_size = 32
+  config.eval_batch_size = 400
+  config.evaluation.every_percent = 100.0
+  config.checkpoint.update({"every_percent": 100.0, "keep": 1})
+  config.tensorboard = False
+
+
+def sweep(
+  *,
+  runs: Mapping[str, Any] | None = None,
+  axes: Mapping[str, Mapping[str, Any]] | None = None,
+  seeds: Sequence[int] = (0,),
+  metric: str = "top1",
+) -> ml_collections.ConfigDict:
+  """Returns the `config.pipeline` of a sweep, see `effnets/pipelines/sweep.py`.
+
+  Args:
+    runs: name -> overrides of the config. axes: axis -> such; every combination is a run. One of
+      the two. seeds: of every run. metric: the validation figure that ranks the runs.
+  """
+  settings = {"runs": dict(runs or {}), "axes": dict(axes or {}), "seeds": tuple(seeds)}
+  return ml_collections.ConfigDict({"name": "sweep", **settings, "metric": metric})
+
+
+def scaling_grid(
+  config: ml_collections.ConfigDict,
+  *,
+  step: float = 0.05,
+  tolerance: float = 0.1,
+  seeds: tuple[int, ...] = (0,),
+) -> None:
+  """Makes `config` the search for the base of compound scaling: a sweep at coefficient 1.
+
+  Every candidate multiplies depth, width and image size of `config`'s model by its three factors,
+  and so its multiply-adds by about 2; the best one by validation accuracy is the base. Channels are
+  rounded to 8 and blocks up, so small networks get near 2 only, which the ranking tells.
+
+  Args: step, tolerance: of `models.scaling.grid`.
+  Source: Tan and Le 2019, section 3.3, step 1.
+  """
+  own = models.entry(config.model.name).settings() | config.model.to_dict()
+  runs = {}
+  for base in models.scaling.grid(step=step, tolerance=tolerance):
+    factors = models.scaling.compound(1.0, base, image_size=config.data.image_size)
+    percents = (round(100 * factor) for factor in (base.alpha, base.beta, base.gamma))
+    runs["depth{}_width{}_size{}".format(*percents)] = {
+      "model": {name: own[name] * factors[name] for name in ("depth", "width")},
+      "data": {"image_size": factors["image_size"]},
+    }
+  config.pipeline = sweep(runs=runs, seeds=seeds)
+
+
+def arguments(arg: str | None, words: Iterable[str], **more: Any) -> Any:
   """Returns the parsed argument of a classification paper's config, see `configuration.arguments`.
 
-  Beside `words`: `batch_size=`, `seed=`, and those of `transfer`.
+  Beside `words`: `batch_size=`, `seed=`, those of `transfer`, and `more` with their defaults.
 
   Raises: UserError, also for an argument of a transfer without one.
   """
-  args = configuration.arguments(arg, words=words, **_ARGUMENTS)
+  args = configuration.arguments(arg, words=words, **_ARGUMENTS, **more)
   idle = [key for key in ("recipe", "folder", "weights") if args[key] != _ARGUMENTS[key]]
   if idle and not args.transfer:
     raise errors.UserError(

@@ -52,10 +52,14 @@ _TRACES = (
 )
 
 
-def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pathlib.Path:
+def claim(
+  workdir: str | pathlib.Path, config: ml_collections.ConfigDict, free: Iterable[str] = ()
+) -> pathlib.Path:
   """Makes `workdir` this run's own, writes `config.json` into it and returns its path.
 
   A run of which nothing but its config is there yet may change it.
+
+  free: keys and sections that may differ from the config there, beside `FREE_KEYS`.
 
   Raises: UserError if it cannot be written, holds something that is no run, or a run whose config
     computes something else.
@@ -72,7 +76,7 @@ def claim(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> pat
         f"{', '.join(others[:3])}); give an empty or new folder."
       )
     if others:
-      check_same_run(path, config)
+      check_same_run(path, config, free)
     elif file.exists():
       _saved(path)
   except OSError as error:

@@ -3,7 +3,6 @@
 import json
 import math
 
-import numpy as np
 import pytest
 
 from effnets import card, errors
@@ -24,19 +23,6 @@ RESULTS = {
 }
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 40])
-def test_mean_and_error_of_an_arithmetic_series(count):
-  # 1, 2, ..., n: mean (n + 1) / 2; variance over n - 1 is n (n + 1) / 12.
-  mean, error = card.mean_and_error(range(1, count + 1))
-  assert mean == pytest.approx((count + 1) / 2)
-  assert error == pytest.approx(math.sqrt((count + 1) / 12))
-
-
-def test_one_seed_has_no_error():
-  mean, error = card.mean_and_error([0.25])
-  assert mean == 0.25 and math.isnan(error)
-
-
 def test_a_card_shows_every_arm_seed_and_comparison():
   text = card.render(RESULTS)
   assert "# A paper" in text and "**Claim.** New beats old." in text
@@ -55,6 +41,37 @@ def test_a_claim_within_two_standard_errors_is_not_reproduced():
   # Differences -0.1, 0.1, 0.2: mean 1/15, s.e. 0.088.
   results = {**RESULTS, "arms": {"old": [0.5, 0.6, 0.7], "new": [0.4, 0.7, 0.9]}}
   assert "The claim is **not reproduced**" in card.render(results)
+
+
+def test_a_claim_of_several_comparisons():
+  arms = {"old": [0.5, 0.6, 0.7], "new": [0.6, 0.7, 0.9], "best": [0.7, 0.8, 0.9]}
+  results = {**RESULTS, "arms": arms, "decisive": 2}
+  both = {**results, "comparisons": [["best", "old"], ["new", "old"]]}
+  assert "is **reproduced** at this scale (first 2 comparisons" in card.render(both)
+  # best over new: 0.1, 0.1, 0.0, so 2 standard errors; not more.
+  one = {**results, "comparisons": [["new", "old"], ["best", "new"]]}
+  assert "is **reproduced in part, 1 of 2** at this scale" in card.render(one)
+  none = {**results, "comparisons": [["old", "new"], ["new", "best"], ["best", "old"]]}
+  assert "is **not reproduced** at this scale" in card.render(none)
+
+
+def test_columns_and_what_was_tried():
+  more = {"columns": {"MAdds": {"old": "1.0M", "new": "1.1M"}}, "tried": ["Half the steps."]}
+  text = card.render({**RESULTS, **more})
+  assert "| arm | MAdds | test top-1, mean ± s.e. | seed 0 |" in text
+  assert "| old | 1.0M | 60.00% ± 5.77% | 50.00% |" in text
+  assert "## What was tried\n\n- Half the steps.\n" in text
+  assert "What was tried" not in card.render(RESULTS)
+
+
+def test_a_sweeps_result_becomes_arms():
+  run = {"params": 1200, "madds": 2_500_000, "test_top1": [0.5, 0.6], "seconds": [1.0, 2.0]}
+  runs = {"a": run, "b": {**run, "test_top1": [0.7, 0.8], "seconds": [3.0, 5.0]}}
+  taken = card.from_sweep({"seeds": [0, 1], "runs": runs}, {"b": "the new one", "a": "old"})
+  assert taken["arms"] == {"the new one": [0.7, 0.8], "old": [0.5, 0.6]}
+  assert list(taken["arms"]) == ["the new one", "old"] and taken["seconds"] == [4.0, 7.0]
+  assert taken["columns"]["MAdds"] == {"the new one": "2.500M", "old": "2.500M"}
+  assert taken["columns"]["weights"]["old"] == "1,200"
 
 
 def test_equal_differences_have_no_number_of_errors():
@@ -124,10 +141,3 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch):
   workdir = f"--workdir={tmp_path / 'seed_0'}"
   assert started[0] == ["--config=configs/x.py:seed=0", workdir, "--config.a=1"]
   assert len(started) == 2
-
-
-def test_the_error_is_that_of_repeated_draws():
-  # The standard error of a mean of n draws is the spread of such means, here over 4,000 repeats.
-  draws = np.random.default_rng(0).normal(size=(4000, 5))
-  errors_squared = [card.mean_and_error(row)[1] ** 2 for row in draws]
-  assert np.mean(errors_squared) == pytest.approx(draws.mean(1).var(), rel=0.06)

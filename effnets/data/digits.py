@@ -89,9 +89,8 @@ def open_split(
 
 @functools.cache
 def _load() -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int[np.ndarray, "n"]]:
-  raw = datasets.load_digits()
-  grey = enlarge(raw.images.astype(np.int64))
-  return np.repeat(grey[..., None], 3, -1), raw.target.astype(np.int32)
+  grey = enlarge(levels())
+  return np.repeat(grey[..., None], 3, -1), datasets.load_digits().target.astype(np.int32)
 
 
 @functools.cache
@@ -102,13 +101,27 @@ def _orders() -> tuple[Int[np.ndarray, "n"], ...]:
   return tuple(order[labels[order] == digit] for digit in range(_CLASSES))
 
 
-def enlarge(levels: Int[np.ndarray, "n 8 8"]) -> UInt8[np.ndarray, "n 32 32"]:
-  """Returns levels 0..16 as grey values 0..255 on a fourfold bilinear grid, rounded half up."""
-  # Output centre j lies at input coordinate (j + 0.5) / 4 - 0.5 = (2 j - 3) / 8: eighths suffice.
-  weights = np.zeros((32, 8), np.int64)
-  for j in range(32):
-    low, eighths = divmod(2 * j - 3, 8)
-    weights[j, min(max(low, 0), 7)] += 8 - eighths
-    weights[j, min(max(low + 1, 0), 7)] += eighths
-  sums = weights @ levels @ weights.T  # in 1/64 of a level
-  return ((sums * 255 * 2 + 16 * 64) // (2 * 16 * 64)).astype(np.uint8)
+def levels() -> Int[np.ndarray, "n 8 8"]:
+  """Returns the digits as they are stored, levels 0 to 16, in scikit-learn's order."""
+  return datasets.load_digits().images.astype(np.int64)
+
+
+def enlarge(levels: Int[np.ndarray, "*n 8 8"], side: int = 32) -> UInt8[np.ndarray, "*n s s"]:
+  """Returns levels 0..16 as grey values 0..255 on a bilinear grid of `side`, rounded half up."""
+  weights = _weights(side)
+  sums = weights @ levels @ weights.T  # in 1 / (2 side)**2 of a level
+  unit = 16 * (2 * side) ** 2
+  return ((sums * 255 * 2 + unit) // (2 * unit)).astype(np.uint8)
+
+
+@functools.cache
+def _weights(side: int) -> Int[np.ndarray, "s 8"]:
+  # Output centre j lies at input coordinate 8 (j + 0.5) / side - 0.5, which is
+  # (16 j + 8 - side) / (2 side): whole numbers of that unit suffice.
+  unit = 2 * side
+  weights = np.zeros((side, 8), np.int64)
+  for j in range(side):
+    low, part = divmod(16 * j + 8 - side, unit)
+    weights[j, min(max(low, 0), 7)] += unit - part
+    weights[j, min(max(low + 1, 0), 7)] += part
+  return weights

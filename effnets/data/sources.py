@@ -4,6 +4,7 @@ A source is random access: it has a length and gives example number `i`, a dict 
 same one every time and in every process. Order, augmentation and batching are not its business.
 
   digits          the embedded handwritten digits (`digits.py`)
+  cluttered_digits  one of them among fragments of others (`cluttered_digits.py`)
   folder:PATH     a folder of images, one sub-folder per class (`folder.py`)
   records:PATH    ArrayRecord data sets that `records.write` or `shards.write` made (`records.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
@@ -21,6 +22,7 @@ Example = dict[str, np.ndarray]
 
 # Modules are imported when first asked for: TFDS takes seconds that a run on `digits` need not pay.
 _KINDS = {
+  "cluttered_digits": "effnets.data.cluttered_digits",
   "digits": "effnets.data.digits",
   "folder": "effnets.data.folder",
   "records": "effnets.data.records",
@@ -69,7 +71,8 @@ def open_source(
   """Returns the source that a config names.
 
   Args:
-    name: `digits`, `folder:PATH`, `records:PATH`, or a TFDS name (also `tfds:NAME`).
+    name: `digits`, `cluttered_digits`, `folder:PATH`, `records:PATH`, or a TFDS name (also
+      `tfds:NAME`).
     split: `train`, `validation`, `test`, …; what each kind offers is in its module.
     options: settings of the kind, such as `labels` for `digits` or `data_dir` for TFDS.
     key: where the settings stand in the config, for messages. split_key: where the split does, if

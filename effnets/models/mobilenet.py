@@ -4,7 +4,7 @@ A multiplier is `width`, as a suffix `_035` to `_125`. In V2 it never shrinks th
 leaves the hidden layer behind the pool alone (the published tables' counts). V3-Small's hidden
 layer has 1,024 units as in the code and all weights; the paper prints 1,280 (`hidden=1280`).
 150d (deepened by its rule, the head like a stage) and rw (read from the paper before its code was
-out) are timm's.
+out) are timm's. tiny is this project's own, for 32-pixel images.
 Source: Howard et al. 2017 (arXiv 1704.04861), Sandler et al. 2018 (1801.04381), Howard et al. 2019
 (1905.02244), each with its code.
 """
@@ -97,6 +97,23 @@ V3_SMALL = _v3(
   ),
   576,
   hidden=1024,
+)
+
+# Three halvings, so that 32 pixels end as 4; kernels start at their usual size, as runs of a few
+# hundred steps are too short for the small ones.
+V3_TINY = blocks.Table(
+  16,
+  (
+    _relu(3, 1, 1, 16),
+    _relu(3, 2, 4, 24),
+    _relu(3, 1, 3, 24, joined=True),
+    _relu(5, 2, 3, 40, 1, _SE),
+    _hard(5, 1, 3, 40, 1, _SE, joined=True),
+    _hard(3, 1, 4, 64, 1, _SE),
+  ),
+  128,
+  "hard_swish",
+  hidden=128,
 )
 
 
@@ -210,3 +227,11 @@ families.add(
   **_V3_SETTINGS,
 )
 families.add("mobilenetv3_rw", _early(V3_LARGE), params=5_481_198, madds=216.59e6, **_V3_SETTINGS)
+families.add(
+  "mobilenetv3_tiny",
+  V3_TINY,
+  params=225_936,
+  madds=1_848_704,
+  image_size=32,
+  crop_padding=0,
+)

@@ -7,9 +7,9 @@ from typing import Any
 from rich import console as rich_console
 
 from effnets import errors
-from effnets.pipelines import noisy_student
+from effnets.pipelines import noisy_student, sweep
 
-_PIPELINES = {"noisy_student": noisy_student}
+_PIPELINES = {"noisy_student": noisy_student, "sweep": sweep}
 
 
 def run(config: Any, workdir: str, console: rich_console.Console) -> None:
