@@ -3,6 +3,7 @@
 import os
 import pathlib
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 
 Seconds = Mapping[tuple[str, str], Sequence[float]]
@@ -81,7 +82,7 @@ def chart(
       panel.set_title(f"{kind}, batch {batch}", fontsize=9)
       panel.set_ylabel("images/s")
   panels[0][0].legend(fontsize=7)
-  figure.suptitle(heading, fontsize=9)
+  figure.suptitle(textwrap.fill(heading, 60 * len(kinds)), fontsize=9)
   unfinished = pathlib.Path(path).with_suffix(".unfinished.png")
   figure.savefig(unfinished, dpi=120)
   unfinished.replace(path)
