@@ -137,6 +137,7 @@ def test_a_run_and_its_evaluation(tmp_path):
   present = {p.name for p in workdir.iterdir()}
   assert present == {
     "checkpoints",
+    "classes.txt",
     "config.json",
     "events.jsonl",
     "metrics.jsonl",
