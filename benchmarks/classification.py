@@ -7,8 +7,9 @@ Contestants: `effnets`; `effnets folded` (batch norm folded into the kernels, fo
 `effnets plain` (the compiler's own convolutions and derivatives; not measured unless asked for);
 `timm` (PyTorch), `keras` (TensorFlow) and `keras jax`, from the interpreter given by
 `--peer_python`; one that is missing there is said to be so. Each lives in a process of its own;
-they run in turn, and all others sleep while one runs. A round is one timing of each, so a busy
-machine slows all of them alike; the ratios are of medians, over the fastest peer. Training is
+they run in turn, a little apart, and all others sleep while one runs. A round is one timing of
+each, the first of a round the last of the next, so a busy machine slows all of them alike; the
+ratios are of medians, over the fastest peer. Training is
 forward, backward, plain SGD and the moving batch moments, on random images; float32 on a CPU,
 bfloat16 on a GPU. The table and a bar chart are written to `--out`.
 """
@@ -27,6 +28,7 @@ import contestants
 import report
 
 KINDS = ("train", "forward")
+_PAUSE = 0.3  # seconds in which the threads of the one before stop to spin
 
 
 # ---- Workers -------------------------------------------------------------------------------------
@@ -107,13 +109,16 @@ def measure(
         notes[contestant] = "not run: " + answer["missing"]
       else:
         processes[contestant], said[contestant] = process, answer
+    order = list(processes)
     for _ in range(options.rounds):
       for kind in options.kinds:
         count = max(1, (8 if kind == "train" else 24) // (8 * batch))
-        for contestant, process in processes.items():
+        for contestant in order:
           if kind in said[contestant]["first"]:
-            answer = _ask(process, f"{kind} {count}")
+            time.sleep(_PAUSE)
+            answer = _ask(processes[contestant], f"{kind} {count}")
             seconds.setdefault((contestant, kind), []).append(answer["seconds"])
+      order.append(order.pop(0))  # nobody always follows the same one
     for process in processes.values():
       process.stdin.close()
   return seconds, notes, said
