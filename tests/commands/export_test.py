@@ -205,3 +205,4 @@ def test_a_missing_package_is_told_before_anything_is_read(tmp_path, capsys, mon
 def test_an_export_does_not_keep_a_workdir_from_training(tmp_path):
   (tmp_path / "export" / "onnx").mkdir(parents=True)
   workdirs.claim(tmp_path, tiny.get_config())
+  assert (tmp_path / "config.json").is_file() and (tmp_path / "export" / "onnx").is_dir()
