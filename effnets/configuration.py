@@ -66,6 +66,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "export.batch_size": _POSITIVE,
   "export.calibration_examples": _POSITIVE,
   "export.accuracy_examples": _NATURAL,
+  "plan.fraction": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+  "plan.examples": _NATURAL,
+  "plan.classes": _NATURAL,
   "robustness.attack_steps": (lambda v: 1 <= v <= 500, "from 1 to 500"),
   "robustness.difficulty": (lambda v: 1 <= v <= 3, "from 1 to 3"),
   "robustness.examples": _NATURAL,
@@ -439,6 +442,18 @@ def base() -> ml_collections.ConfigDict:
       "int8": False,  # of tflite: weights and activations in eight bits
       "calibration_examples": 200,  # training images that decide the ranges of int8
       "accuracy_examples": 10_000,  # test images that tell what int8 loses; 0 takes all
+    }
+  )
+  config.plan = ml_collections.ConfigDict(  # for `--mode=plan`
+    {
+      "topology": "v5e-16",  # a slice of TPUs by its usual name, cpu:N, or gpu
+      "stage": "",  # of a pipeline; empty: every one
+      "fraction": 0.4,  # of the roofline that the run is taken to reach
+      "search_batch": False,  # look for the largest batch that fits
+      "layouts": False,  # look at other layouts even if this one fits
+      # Of a data set that is not here, if its size is not known.
+      "examples": 0,
+      "classes": 0,
     }
   )
   # What `--mode=robustness` measures on `data.split.test`; names stand in comma lists.
