@@ -53,8 +53,10 @@ _TRACES = (
   "plan.json",
   "plots/augment.png",
   "plots/corruptions.png",
+  "plots/report.png",
   "plots/robustness.png",
   "predictions.csv",
+  "report.json",
   "robustness.json",
   "tb",
 )

@@ -43,6 +43,11 @@ def plan(config: Any, workdir: str) -> None:
   _before_jax(where)
   devices = where.devices()
   where = _counted(where, devices)
+  if config.plan.search_batch and where.chip is None:
+    raise errors.UserError(
+      f"config.plan.search_batch=True: how much memory {where.name!r} has is not known; it goes "
+      "with slices of TPUs."
+    )
   console = rich_console.Console()
   plans = []
   for name, stage in chosen.items():
@@ -255,12 +260,7 @@ def _largest_batch(
   A step's memory is a constant and a part for each image, nearly: what was found is compiled, and
   taken back by an eighth as often as it does not fit.
   """
-  capacity = where.chip.memory if where.chip else None
-  if capacity is None:
-    raise errors.UserError(
-      f"config.plan.search_batch=True: how much memory {where.name!r} has is not known; it goes "
-      "with slices of TPUs."
-    )
+  capacity = where.chip.memory * where.chips / len(devices)
   shards = own.ready.placement.batch_shards * own.config.accumulate
 
   def tried(parts: int) -> _Compiled:
@@ -273,7 +273,7 @@ def _largest_batch(
     return {"batch_size": None, "reason": points[0][1].reason or points[1][1].reason}
   (x, first), (y, second) = points
   slope = max(1.0, (second.memory - first.memory) / (y - x))
-  parts = int((capacity * where.chips / len(devices) - first.memory) / slope) + x
+  parts = int((capacity - first.memory) / slope) + x
   while parts > y:
     facts = tried(parts).facts
     if facts.fits:

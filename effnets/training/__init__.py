@@ -2,6 +2,7 @@
 
 from effnets.training import checkpoints as checkpoints
 from effnets.training import evaluator as evaluator
+from effnets.training import events as events
 from effnets.training import inputs as inputs
 from effnets.training import plots as plots
 from effnets.training import progress as progress

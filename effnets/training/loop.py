@@ -153,7 +153,9 @@ def train(
   ):
     writer.truncate_after(first)
     if now < total:
-      with log.span("compile", program="update"):
+      log.add("setup", time.perf_counter() - started)
+      sizes = {"devices": placement.mesh.size, "batch": examples.batch_size}
+      with log.span("compile", program="update", **sizes):
         compiled = program.lower(frozen, examples.abstract_batch(placement)).compile()
       meter.start(batches.waited)
     while now < total:
