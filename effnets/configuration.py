@@ -69,6 +69,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "plan.fraction": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
   "plan.examples": _NATURAL,
   "plan.classes": _NATURAL,
+  "profile.start": _NATURAL,
+  "profile.steps": _NATURAL,
   "robustness.attack_steps": (lambda v: 1 <= v <= 500, "from 1 to 500"),
   "robustness.difficulty": (lambda v: 1 <= v <= 3, "from 1 to 3"),
   "robustness.examples": _NATURAL,
@@ -478,6 +480,8 @@ def base() -> ml_collections.ConfigDict:
       "reference": "",  # robustness.json of the model to compare with; empty: AlexNet's figures
     }
   )
+  # Updates that JAX's profiler looks at, counted from the start: `tensorboard --logdir=DIR/tb`.
+  config.profile = ml_collections.ConfigDict({"start": 10, "steps": 0})
   config.log_every_steps = 20
   config.tensorboard = True
   return config

@@ -20,6 +20,7 @@ FREE_KEYS = (
   "mesh",
   "plan",
   "processes",
+  "profile",
   "sharding",
   "tensorboard",
 )

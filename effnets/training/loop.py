@@ -23,6 +23,7 @@ from effnets.training import (
   events,
   inputs,
   meters,
+  profiling,
   progress,
   signals,
   start,
@@ -149,6 +150,7 @@ def train(
     inputs.batches(config, placement, examples, state.position(current)) as batches,
     progress.Progress(total, name, start=first, active=main_process) as bar,
     signals.StopSignal() as stop,
+    profiling.Window(workdir / "tb", config.profile, active=main_process) as profile,
     jax.transfer_guard("disallow"),
   ):
     writer.truncate_after(first)
@@ -164,6 +166,7 @@ def train(
         raise signals.Stopped(
           f"{name} stopped at step {now} of {total}; the same command resumes it."
         )
+      profile.before(now - first, current)
       batch = next(batches)
       current, metrics = compiled(current, frozen, batch)
       now += 1
