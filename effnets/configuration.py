@@ -66,6 +66,11 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
   "export.batch_size": _POSITIVE,
   "export.calibration_examples": _POSITIVE,
   "export.accuracy_examples": _NATURAL,
+  "plan.fraction": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+  "plan.examples": _NATURAL,
+  "plan.classes": _NATURAL,
+  "profile.start": _NATURAL,
+  "profile.steps": _NATURAL,
   "robustness.attack_steps": (lambda v: 1 <= v <= 500, "from 1 to 500"),
   "robustness.difficulty": (lambda v: 1 <= v <= 3, "from 1 to 3"),
   "robustness.examples": _NATURAL,
@@ -441,6 +446,18 @@ def base() -> ml_collections.ConfigDict:
       "accuracy_examples": 10_000,  # test images that tell what int8 loses; 0 takes all
     }
   )
+  config.plan = ml_collections.ConfigDict(  # for `--mode=plan`
+    {
+      "topology": "v5e-16",  # a slice of TPUs by its usual name, cpu:N, or gpu
+      "stage": "",  # of a pipeline; empty: every one
+      "fraction": 0.4,  # of the roofline that the run is taken to reach
+      "search_batch": False,  # look for the largest batch that fits
+      "layouts": False,  # look at other layouts even if this one fits
+      # Of a data set that is not here, if its size is not known.
+      "examples": 0,
+      "classes": 0,
+    }
+  )
   # What `--mode=robustness` measures on `data.split.test`; names stand in comma lists.
   config.robustness = ml_collections.ConfigDict(
     {
@@ -463,6 +480,8 @@ def base() -> ml_collections.ConfigDict:
       "reference": "",  # robustness.json of the model to compare with; empty: AlexNet's figures
     }
   )
+  # Updates that JAX's profiler looks at, counted from the start: `tensorboard --logdir=DIR/tb`.
+  config.profile = ml_collections.ConfigDict({"start": 10, "steps": 0})
   config.log_every_steps = 20
   config.tensorboard = True
   return config

@@ -22,6 +22,10 @@
                         from 1, 5, 10 examples a class (--config.few_shot.shots)
   --mode=export         writes the same model as --config.export.format: stablehlo, onnx, tflite
                         or savedmodel, to DIR/export, and checks it in that format's runtime
+  --mode=plan           compiles the training's step for a slice of TPUs that need not be here,
+                        --config.plan.topology, such as v5e-256, cpu:8 or gpu, and tells whether it
+                        fits, how fast it can be and how long it would take
+  --mode=report         tells where the time of the run in DIR went, and draws it
   --mode=show           draws what the augmentation of the config does to pictures of its data, and
                         tells its operations; trains nothing
   --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
@@ -42,7 +46,17 @@ from absl import flags, logging
 
 from effnets import configuration, errors, workdirs
 
-MODES = ("train", "evaluate", "robustness", "predict", "few_shot", "export", "show")
+MODES = (
+  "train",
+  "evaluate",
+  "robustness",
+  "predict",
+  "few_shot",
+  "export",
+  "plan",
+  "report",
+  "show",
+)
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")

@@ -18,7 +18,9 @@ FREE_KEYS = (
   "execution",
   "log_every_steps",
   "mesh",
+  "plan",
   "processes",
+  "profile",
   "sharding",
   "tensorboard",
 )
@@ -49,10 +51,13 @@ _TRACES = (
   "few_shot.json",
   "export",
   "parameters.txt",
+  "plan.json",
   "plots/augment.png",
   "plots/corruptions.png",
+  "plots/report.png",
   "plots/robustness.png",
   "predictions.csv",
+  "report.json",
   "robustness.json",
   "tb",
 )

@@ -6,7 +6,8 @@ import os
 import jax
 import pytest
 
-from effnets import configuration, errors, main, training, workdirs
+from effnets import configuration, errors, main, workdirs
+from effnets.training import assembly
 
 CONFIG = "--config=configs/efficientnet.py"
 STUDENT = "--config=configs/noisy_student.py"
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("process_state")
 def call(tmp_path, capsys, monkeypatch):
   """Returns a function from arguments to (status, the one line of the error output)."""
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
-  monkeypatch.setattr(training.loop.step, "compile_update", lambda *_: pytest.fail("compiled"))
+  monkeypatch.setattr(assembly.step, "lower_update", lambda *_: pytest.fail("compiled"))
 
   def run(*arguments):
     workdir = [] if any("workdir" in a for a in arguments) else [f"--workdir={tmp_path / 'run'}"]

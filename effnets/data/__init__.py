@@ -1,6 +1,7 @@
 """Sources, decoding, example order and batching on to the mesh."""
 
 from effnets.data import batches as batches
+from effnets.data import catalog as catalog
 from effnets.data import class_names as class_names
 from effnets.data import corrupted as corrupted
 from effnets.data import decode as decode

@@ -280,11 +280,15 @@ class BatchNorm(nn.Module):
       rows = means.shape[0]
       if self.is_mutable_collection("batch_stats") and not self.is_initializing():
         m = settings.momentum
+        # Means over dimensions: rows that are picked by number would first be gathered from all
+        # devices, twice in every layer.
+        by_part = (shards, len(used), rows // (shards * len(used)), *shape)
+        new_means, new_variances = (v.reshape(by_part).mean((0, 2)) for v in (means, variances))
         for index in sorted(set(used)):
-          own = np.flatnonzero(_spread_parts(used, shards, rows) == index)
+          own = np.flatnonzero(np.equal(used, index))
           _, _, mean, var = sets[index]
-          mean.value = m * mean.value + (1 - m) * means[own].mean(0)
-          var.value = m * var.value + (1 - m) * variances[own].mean(0)
+          mean.value = m * mean.value + (1 - m) * new_means[own].mean(0)
+          var.value = m * var.value + (1 - m) * new_variances[own].mean(0)
     if len(used) == 1:
       scale, bias, mean, var = sets[used[0]]
       if not train:

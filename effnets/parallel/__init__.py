@@ -1,6 +1,7 @@
 """Process set-up, the device mesh, where arrays live and how a step is executed."""
 
 from effnets.parallel import processes as processes
+from effnets.parallel import slices as slices
 from effnets.parallel.placement import BATCH_AXES as BATCH_AXES
 from effnets.parallel.placement import DEFAULT_MIN_SIZE as DEFAULT_MIN_SIZE
 from effnets.parallel.placement import DEFAULT_RULES as DEFAULT_RULES

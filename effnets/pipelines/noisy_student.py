@@ -162,6 +162,12 @@ def stage_configs(config: Any) -> dict[str, ml_collections.ConfigDict]:
   return stages
 
 
+def planned_stages(config: Any) -> dict[str, tuple[Any, bool]]:
+  """Returns config of every training, and whether its unlabelled pictures carry probabilities."""
+  soft = config.pipeline.labels.kind == "soft"
+  return {name: (stage, soft) for name, stage in stage_configs(config).items()}
+
+
 def last_stage(config: Any, workdir: str | pathlib.Path) -> tuple[Any, pathlib.Path]:
   """Returns config and folder of the furthest model that the pipeline in `workdir` has come to.
 

@@ -1,5 +1,6 @@
 """Finds the pipeline that a config names."""
 
+import dataclasses
 import pathlib
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,26 @@ from effnets import errors
 from effnets.pipelines import noisy_student, sweep
 
 _PIPELINES = {"noisy_student": noisy_student, "sweep": sweep}
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+  """One training of an experiment. soft: whether its unlabelled data carries probabilities."""
+
+  config: Any
+  soft: bool = False
+
+
+def stages(config: Any) -> dict[str, Planned]:
+  """Returns every training of `config`, by stage name, in order; without a pipeline one, named "".
+
+  Raises: UserError as `run`.
+  """
+  if not config.pipeline.name:
+    return {"": Planned(config)}
+  return {
+    name: Planned(*planned) for name, planned in _named(config).planned_stages(config).items()
+  }
 
 
 def run(config: Any, workdir: str, console: rich_console.Console) -> None:

@@ -133,6 +133,14 @@ def members_of(config: Any) -> dict[str, Run]:
   return found
 
 
+def planned_stages(config: Any) -> dict[str, tuple[Any, bool]]:
+  """Returns the config of every run at its first seed; none has pseudo-labels."""
+  return {
+    name: (next(iter(member.configs.values())), False)
+    for name, member in members_of(config).items()
+  }
+
+
 def last_stage(config: Any, workdir: str | pathlib.Path) -> tuple[Any, pathlib.Path]:
   """Returns config and folder of the best run so far, at its first finished seed.
 

@@ -1,10 +1,11 @@
 """Where a run's time went: `events.jsonl`, one line per compilation, evaluation, checkpoint, ..."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from effnets.training import writers
@@ -16,8 +17,8 @@ class Events:
   """Appends to `WORKDIR/events.jsonl`; lines of earlier starts stay.
 
   A line is `{"kind": "eval", "seconds": 1.25, "time": 1700000000.0, "step": 12}`, `time` being the
-  wall-clock second since 1970 at which the event ended. Usual kinds: `compile`, `step` (the sum of
-  a logging period), `input_wait`, `eval`, `checkpoint`, `restore`, `restart`.
+  wall-clock second since 1970 at which the event ended. Usual kinds: `setup`, `compile`, `step`
+  (the sum of a logging period), `input_wait`, `eval`, `checkpoint`, `restore`, `restart`.
   """
 
   def __init__(self, workdir: str | pathlib.Path, *, active: bool = True):
@@ -64,10 +65,83 @@ class Events:
     self.close()
 
 
+def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the events of an `events.jsonl` (or of its workdir), oldest first; [] without one."""
+  path = pathlib.Path(path)
+  return writers.read(path / FILE if path.is_dir() else path)
+
+
 def summary(path: str | pathlib.Path) -> dict[str, float]:
   """Returns the seconds by kind of an `events.jsonl` (or of its workdir), longest first."""
-  path = pathlib.Path(path)
   seconds: dict[str, float] = {}
-  for line in writers.read(path / FILE if path.is_dir() else path):
+  for line in read(path):
     seconds[line["kind"]] = seconds.get(line["kind"], 0.0) + line["seconds"]
   return dict(sorted(seconds.items(), key=lambda item: -item[1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+  """Where a run's time went.
+
+  seconds: kind -> seconds of work that counted; `lost`, of work that a restart did again.
+  steps: updates that counted. images: of them, on all devices. devices: of the newest start, 0 if
+  it is not known. first_step: seconds from the newest start to its first update.
+  """
+
+  seconds: Mapping[str, float]
+  steps: int
+  images: int
+  devices: int
+  first_step: float
+
+  @property
+  def total(self) -> float:
+    """All seconds that are accounted for."""
+    return sum(self.seconds.values())
+
+  @property
+  def goodput(self) -> float:
+    """Share of the time in updates that counted, in [0, 1]."""
+    return self.seconds.get("step", 0.0) / self.total if self.total else 0.0
+
+  @property
+  def images_per_second(self) -> float:
+    """Images a second and device, of the time in updates."""
+    spent = self.seconds.get("step", 0.0) * max(1, self.devices)
+    return self.images / spent if spent else 0.0
+
+
+def account(lines: Sequence[Mapping[str, Any]]) -> Account:
+  """Returns where the time of a run's events went.
+
+  What was done beyond the step at which a later start resumes is lost, and so is that start's own
+  set-up, compilation and restoring.
+  """
+  seconds: dict[str, float] = {}
+  kept: list[Mapping[str, Any]] = []
+  lost, starts = 0.0, 0
+  for line in lines:
+    if line["kind"] == "restart":
+      starts += 1
+      again = [x for x in kept if x.get("step", 0) > line["step"]]
+      lost += sum(x["seconds"] for x in again)
+      kept = [x for x in kept if x.get("step", 0) <= line["step"]]
+    elif starts and line["kind"] in ("setup", "compile", "restore"):
+      lost += line["seconds"]
+    else:
+      kept.append(line)
+  for line in kept:
+    seconds[line["kind"]] = seconds.get(line["kind"], 0.0) + line["seconds"]
+  if lost:
+    seconds["lost"] = lost
+  compiled = [x for x in lines if x["kind"] == "compile"]
+  newest = compiled[-1] if compiled else {}
+  setup = next((x["seconds"] for x in reversed(lines) if x["kind"] == "setup"), 0.0)
+  steps = sum(x.get("steps", 0) for x in kept if x["kind"] == "step")
+  return Account(
+    seconds=dict(sorted(seconds.items(), key=lambda item: -item[1])),
+    steps=steps,
+    images=steps * newest.get("batch", 0),
+    devices=newest.get("devices", 0),
+    first_step=setup + newest.get("seconds", 0.0),
+  )

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -49,14 +50,15 @@ class Training:
     }
 
 
-def placement(config: Any) -> parallel.Placement:
-  """Returns the placement of `config` over all devices."""
+def placement(config: Any, devices: Sequence[jax.Device] | None = None) -> parallel.Placement:
+  """Returns the placement of `config` over `devices`; default: all that are here."""
   rules = tuple(tuple(rule) for rule in config.sharding.rules)
   return parallel.create(
     config.mesh.to_dict(),
     execution=config.execution,
     rules=rules or parallel.DEFAULT_RULES,
     min_size=config.sharding.min_size or parallel.DEFAULT_MIN_SIZE,
+    devices=devices,
   )
 
 
@@ -82,9 +84,14 @@ def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
   return Training(stream, labelled + unlabelled, labelled, len(source), tuple(source.class_names))
 
 
-def evaluation(config: Any, part: str) -> data.Source:
-  """Returns the labelled data's split that plays the `part`: `validation`, `test` or `train`."""
-  return _labelled(config, part, {})
+def evaluation(
+  config: Any, part: str, sources: Mapping[str, data.Source] = MappingProxyType({})
+) -> data.Source:
+  """Returns the labelled data's split that plays the `part`: `validation`, `test` or `train`.
+
+  sources: see `training`.
+  """
+  return _labelled(config, part, sources)
 
 
 def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transform | None:

@@ -7,25 +7,23 @@ Data flows one way: source -> example -> batch on the mesh -> augment -> model -
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import jax
-import optax
 from absl import logging
 from clu import parameter_overview
 from jaxtyping import PyTree
 
-from effnets import configuration, data, errors, parallel, tasks, workdirs
+from effnets import parallel, workdirs
 from effnets.training import (
   accidents,
+  assembly,
   checkpoints,
   evaluator,
   events,
   inputs,
   meters,
-  optimizers,
+  profiling,
   progress,
   signals,
   start,
@@ -33,9 +31,6 @@ from effnets.training import (
   step,
   writers,
 )
-
-Sources = Mapping[str, data.Source]
-_NO_SOURCES: Sources = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,68 +47,12 @@ class Result:
   variables: PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class Ready:
-  """A config turned into what a training needs, all of it checked and nothing compiled.
-
-  every_save, every_evaluation: periods in steps.
-  """
-
-  placement: parallel.Placement
-  examples: inputs.Training
-  splits: dict[str, data.Source]
-  task: tasks.Task
-  schedule: optax.Schedule
-  optimizer: optax.GradientTransformation
-  total_steps: int
-  every_save: int
-  every_evaluation: int
-
-
-def prepare(config: Any, sources: Sources = _NO_SOURCES) -> Ready:
-  """Returns mesh, data, task and optimizer of `config`.
-
-  Args:
-    sources: data made by an earlier stage, by the name that the config calls it.
-
-  Raises: UserError for every mistake that can be known before compiling.
-  """
-  configuration.check(config)
-  placement = inputs.placement(config)
-  inputs.check_batches(config, placement)
-  examples = inputs.training(config, sources)
-  total_steps = inputs.total_steps(config, examples)
-  task = tasks.create(
-    config,
-    placement,
-    num_classes=examples.num_classes,
-    step_batch=examples.batch_size // config.accumulate,
-  )
-  if config.checkpoint.best_metric not in task.figures:
-    key, metric = "config.checkpoint.best_metric", config.checkpoint.best_metric
-    raise errors.unknown(key, metric, "a figure of this task", task.figures)
-  schedule = inputs.schedule(config, examples, total_steps)
-  return Ready(
-    placement=placement,
-    examples=examples,
-    splits={
-      config.data.split[part]: inputs.evaluation(config, part) for part in ("validation", "test")
-    },
-    task=task,
-    schedule=schedule,
-    optimizer=inputs.optimizer(config, schedule, task),
-    total_steps=total_steps,
-    every_save=inputs.every(config.checkpoint, "config.checkpoint", examples, total_steps),
-    every_evaluation=inputs.every(config.evaluation, "config.evaluation", examples, total_steps),
-  )
-
-
 def train(
   config: Any,
   workdir: str | pathlib.Path,
   *,
   name: str = "training",
-  sources: Sources = _NO_SOURCES,
+  sources: assembly.Sources = assembly.NO_SOURCES,
   frozen: PyTree = (),
   initial: PyTree | None = None,
 ) -> Result:
@@ -121,7 +60,7 @@ def train(
 
   Args:
     config: as `configuration.base()`. workdir: holds checkpoints, metrics and events.
-    name: what the progress line calls the run. sources: see `prepare`.
+    name: what the progress line calls the run. sources: see `assembly.prepare`.
     frozen: arrays the task needs beside its variables, whole and equal in every process.
     initial: variables to start from instead of fresh ones, as host arrays or on any mesh.
 
@@ -131,7 +70,7 @@ def train(
   """
   # 1. to 3. Mesh, input, model and optimizer shapes.
   started = time.perf_counter()
-  ready = prepare(config, sources)
+  ready = assembly.prepare(config, sources)
   placement, examples, task, total = (
     ready.placement,
     ready.examples,
@@ -148,25 +87,10 @@ def train(
   parallel.on_first(lambda: workdirs.claim(workdir, config))
   log = events.Events(workdir, active=main_process)
 
-  # 5. Shard and initialise (what is fresh is drawn in 7., when nothing is there to restore).
-  average = config.ema.decay > 0
-  abstract = state.create(task.abstract(), ready.optimizer, seed=config.seed, average=average)
-  shardings = placement.state(abstract)
-  abstract = state.placed(abstract, shardings)
+  # 5. and 6. Shard, and the update step (what is fresh is drawn in 7., if nothing is restored).
+  program = assembly.program(config, ready)
+  abstract, shardings = program.abstract, program.shardings
   frozen = placement.put(frozen, placement.state(frozen))
-
-  # 6. Update step.
-  update = step.create(
-    task,
-    ready.optimizer,
-    placement,
-    batch_size=examples.batch_size,
-    schedule=ready.schedule,
-    accumulate=config.accumulate,
-    coupled_weight_decay=optimizers.coupled_weight_decay(config.optimizer),
-    decays=optimizers.decay_rule(config.optimizer),
-    ema_decay=config.ema.decay,
-  )
 
   # 7. Restore: own workdir, then given variables, then `config.weights`, then from scratch.
   saver = checkpoints.Checkpoints(
@@ -177,6 +101,7 @@ def train(
   )
   if saver.latest() is None:
     variables = task.init(config.seed) if initial is None else parallel.to_host(initial)
+    average = config.ema.decay > 0
     fresh = state.create(variables, ready.optimizer, seed=config.seed, average=average)
     current, first = placement.put(fresh, shardings), 0
     given = "given variables" if initial is not None else "scratch"
@@ -225,14 +150,15 @@ def train(
     inputs.batches(config, placement, examples, state.position(current)) as batches,
     progress.Progress(total, name, start=first, active=main_process) as bar,
     signals.StopSignal() as stop,
+    profiling.Window(workdir / "tb", config.profile, active=main_process) as profile,
     jax.transfer_guard("disallow"),
   ):
     writer.truncate_after(first)
     if now < total:
-      with log.span("compile", program="update"):
-        compiled = step.compile_update(
-          update, placement, abstract, frozen, examples.abstract_batch(placement)
-        )
+      log.add("setup", time.perf_counter() - started)
+      sizes = {"devices": placement.mesh.size, "batch": examples.batch_size}
+      with log.span("compile", program="update", **sizes):
+        compiled = program.lower(frozen, examples.abstract_batch(placement)).compile()
       meter.start(batches.waited)
     while now < total:
       if stop.requested(now):
@@ -240,6 +166,7 @@ def train(
         raise signals.Stopped(
           f"{name} stopped at step {now} of {total}; the same command resumes it."
         )
+      profile.before(now - first, current)
       batch = next(batches)
       current, metrics = compiled(current, frozen, batch)
       now += 1

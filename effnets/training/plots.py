@@ -197,3 +197,33 @@ def _handles(names, looks):
     for prefix, look in looks.items():
       handles.append(Line2D([], [], color="#555555", label=prefix or "other", **look))
   return handles
+
+
+def stacked(
+  bars: Mapping[str, Mapping[str, float]], path: str | pathlib.Path, *, label: str
+) -> pathlib.Path:
+  """Draws one horizontal bar for each name, cut into its parts, to the PNG file `path`.
+
+  bars: name -> part -> size; a part has one colour in all bars. label: what the sizes are.
+  """
+  from matplotlib.backends import backend_agg
+  from matplotlib.figure import Figure
+
+  parts = list(dict.fromkeys(part for sizes in bars.values() for part in sizes))
+  figure = Figure(figsize=(8, 1.4 + 0.45 * len(bars)), layout="constrained", dpi=150)
+  backend_agg.FigureCanvasAgg(figure)
+  axes = figure.subplots()
+  starts = dict.fromkeys(bars, 0.0)
+  for index, part in enumerate(parts):
+    sizes = [sizes.get(part, 0.0) for sizes in bars.values()]
+    colour = _COLOURS[index % len(_COLOURS)]
+    axes.barh(list(bars), sizes, left=list(starts.values()), color=colour, label=part)
+    starts = {name: starts[name] + size for name, size in zip(bars, sizes, strict=True)}
+  axes.invert_yaxis()
+  axes.set_xlabel(label)
+  axes.spines[["top", "right"]].set_visible(False)
+  figure.legend(loc="outside upper center", ncols=min(len(parts), 5), frameon=False)
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, metadata={"Software": None})
+  return path

@@ -133,18 +133,18 @@ def gradients(
   return placement.per_device(local, specs, P())
 
 
-def compile_update(
+def lower_update(
   update: Update,
   placement: parallel.Placement,
   abstract: state.TrainState,
   frozen: PyTree,
   batch: Any,
-) -> jax.stages.Compiled:
-  """Returns the compiled update; the state is donated and keeps its placement.
+) -> jax.stages.Lowered:
+  """Returns the update, traced; the state is donated and keeps its placement.
 
   Args:
     abstract: the state's shapes with shardings. frozen, batch: arrays or shapes with shardings.
   """
   shardings = jax.tree.map(lambda x: x.sharding, abstract)
   jitted = jax.jit(update, donate_argnums=0, out_shardings=(shardings, placement.replicated))
-  return jitted.lower(abstract, frozen, batch).compile()
+  return jitted.lower(abstract, frozen, batch)

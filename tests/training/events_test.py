@@ -42,3 +42,40 @@ def test_a_torn_line_and_an_inactive_one(tmp_path):
     log.add("step", 2.0)
   assert not (tmp_path / "other").exists()
   assert events.summary(tmp_path / "other" / "events.jsonl") == {}
+
+
+def test_what_a_restart_did_again_is_lost():
+  first = [
+    {"kind": "setup", "seconds": 3.0},
+    {"kind": "compile", "seconds": 5.0, "devices": 4, "batch": 64},
+    {"kind": "step", "seconds": 10.0, "step": 100, "steps": 100},
+    {"kind": "input_wait", "seconds": 1.0, "step": 100},
+    {"kind": "checkpoint", "seconds": 2.0, "step": 100},
+    {"kind": "step", "seconds": 6.0, "step": 160, "steps": 60},
+    {"kind": "input_wait", "seconds": 0.5, "step": 160},
+  ]
+  again = [
+    {"kind": "restore", "seconds": 1.5},
+    {"kind": "restart", "seconds": 0.0, "step": 100},
+    {"kind": "setup", "seconds": 2.0},
+    {"kind": "compile", "seconds": 4.0, "devices": 8, "batch": 64},
+    {"kind": "step", "seconds": 8.0, "step": 200, "steps": 100},
+    {"kind": "eval", "seconds": 4.0, "step": 200},
+  ]
+  whole = events.account(first)
+  assert whole.steps == 160 and "lost" not in whole.seconds and whole.first_step == 8.0
+  # 16 s of updates in 27.5 s; 160 steps of 64 images on four devices.
+  assert whole.total == 27.5 and whole.goodput == pytest.approx(16 / 27.5)
+  assert whole.images_per_second == pytest.approx(160 * 64 / 16 / 4)
+  resumed = events.account(first + again)
+  # Lost: 60 steps with their waiting, the second set-up and compilation. Restoring came before the
+  # restart was noted and is told by its own name.
+  assert resumed.seconds["lost"] == pytest.approx(6.5 + 2.0 + 4.0)
+  assert resumed.steps == 200 and resumed.images == 200 * 64 and resumed.devices == 8
+  assert resumed.seconds["step"] == 18.0 and resumed.first_step == 6.0
+  assert resumed.total == pytest.approx(sum(x["seconds"] for x in first + again))
+
+
+def test_nothing_happened():
+  spent = events.account([])
+  assert (spent.total, spent.goodput, spent.images_per_second, spent.first_step) == (0, 0, 0, 0)

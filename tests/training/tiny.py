@@ -163,9 +163,10 @@ class Trainer:
       coupled_weight_decay=optimizers.coupled_weight_decay(config.optimizer),
       ema_decay=config.ema.decay,
     )
-    self.update = step.compile_update(
+    lowered = step.lower_update(
       self.step, self.placement, self.abstract, (), self.examples.abstract_batch(self.placement)
     )
+    self.update = lowered.compile()
 
   def fresh(self) -> state.TrainState:
     """Returns the initial state on the mesh."""

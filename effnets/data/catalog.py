@@ -1,0 +1,104 @@
+"""What is known of public data sets without having them, for plans: how many, of how many classes.
+
+Source: their catalogue entries in TensorFlow Datasets.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from effnets import errors
+from effnets.data import sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+  """A data set's classes and the examples of its splits. image_size: None if sizes differ."""
+
+  classes: int
+  splits: Mapping[str, int]
+  image_size: int | None = None
+
+
+KNOWN = {
+  "cars196": Known(196, {"train": 8_144, "test": 8_041}),
+  "cifar10": Known(10, {"train": 50_000, "test": 10_000}, 32),
+  "cifar100": Known(100, {"train": 50_000, "test": 10_000}, 32),
+  "food101": Known(101, {"train": 75_750, "validation": 25_250}),
+  "imagenet2012": Known(1_000, {"train": 1_281_167, "validation": 50_000}),
+  "oxford_flowers102": Known(102, {"train": 1_020, "validation": 1_020, "test": 6_149}),
+  "oxford_iiit_pet": Known(37, {"train": 3_680, "test": 3_669}),
+  "svhn_cropped": Known(10, {"train": 73_257, "test": 26_032, "extra": 531_131}, 32),
+}
+
+_PART = re.compile(r"(\w+)(?:\[(-?\d*)(%?):(-?\d*)(%?)\])?")
+
+
+def count(name: str, split: str) -> int | None:
+  """Returns how many examples a split has, `train[:90%]+validation` too; None if not known.
+
+  >>> count("imagenet2012", "train[25022:]"), count("cifar10", "train[:90%]"), count("mine", "all")
+  (1256145, 45000, None)
+  """
+  if name not in KNOWN:
+    return None
+  total = 0
+  for part in split.split("+"):
+    match = _PART.fullmatch(part.strip())
+    size = KNOWN[name].splits.get(match[1]) if match else None
+    if size is None:
+      return None
+    bounds = [
+      (round(int(text) * size / 100) if percent else int(text)) if text else None
+      for text, percent in ((match[2], match[3]), (match[4], match[5]))
+    ]
+    total += len(range(*slice(*bounds).indices(size)))
+  return total
+
+
+class Blank:
+  """A source of black pictures in place of one that is not here: only its sizes are right.
+
+  soft: whether examples carry probabilities, as pseudo-labels do.
+  """
+
+  def __init__(
+    self, name: str, *, examples: int, classes: int, image_size: int | None, soft: bool = False
+  ):
+    self.name = name
+    self.num_classes = classes
+    self.class_names = tuple(map(str, range(classes)))
+    self.image_size = image_size
+    self._examples, self._soft = examples, soft
+
+  def __len__(self) -> int:
+    return self._examples
+
+  def __getitem__(self, index: int) -> sources.Example:
+    side = self.image_size or 256
+    example = {"image": np.zeros((side, side, 3), np.uint8), "label": np.int32(0)}
+    if self._soft:
+      example["probabilities"] = np.full(self.num_classes, 1 / self.num_classes, np.float32)
+    return example
+
+
+def blank(name: str, split: str, *, examples: int = 0, classes: int = 0, key: str) -> Blank:
+  """Returns a stand-in for the split of a data set that is not here.
+
+  examples, classes: what is known of it from elsewhere; 0 for what is known here.
+
+  Raises: UserError if neither knows.
+  """
+  base = name.removeprefix("tfds:").partition(":")[0]
+  known = KNOWN.get(base)
+  examples = examples or count(base, split) or 0
+  classes = classes or (known.classes if known else 0)
+  if not (examples and classes):
+    raise errors.UserError(
+      f"{key}={name!r}, split {split!r}, is not here and its size is not known; give "
+      "--config.plan.examples=COUNT and --config.plan.classes=COUNT."
+    )
+  size = known.image_size if known else None
+  return Blank(f"{name}/{split}", examples=examples, classes=classes, image_size=size)
