@@ -16,6 +16,7 @@ from tests.training import tiny
 def label(folder: pathlib.Path) -> None:
   """Labels the digits by a teacher of fixed weights, in nine shards."""
   config = tiny.get_config()
+  config.batch_norm.group = "local"
   config.augment.randaugment.layers = 0
   labels = recipes.noisy_student(teacher={}, students={}, labels={"source": "digits"}).labels
   more = {"split": "unlabelled", "min_confidence": 0.1, "per_class": 30, "batch_size": 16}
