@@ -22,7 +22,7 @@ def label(folder: pathlib.Path) -> None:
   more = {"split": "unlabelled", "min_confidence": 0.1, "per_class": 30, "batch_size": 16}
   labels.update({**more, "shards": 9, "dtype": "float32"})
   placement = parallel.create({"data": -1})
-  task = tasks.create(config, placement, num_classes=10, step_batch=16)
+  task = tasks.create(config, placement, num_classes=10, step_batch=48)
   variables = tiny.perturbed(task.init(1))
   variables["params"]["classifier"]["kernel"] *= 40
   placed = placement.put(variables, placement.state(variables))
