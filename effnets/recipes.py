@@ -207,6 +207,7 @@ def noisy_student(
       "teacher": teacher,
       "more_teachers": {},
       "filter": {},
+      "given": "",
       "students": students,
       "from_teacher": "",
       "training": "joint",

@@ -76,9 +76,8 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   }
   training.results.write(path, result)
   if jax.process_index() == 0:
-    training.plots.curves(
-      {name: path / name / "metrics.jsonl" for name in trained}, path / "plots" / "curves.png"
-    )
+    curves = {name: path / name / "metrics.jsonl" for name in trained if name not in pipeline.given}
+    training.plots.curves(curves, path / "plots" / "curves.png")
     console.print(_table(result, config))
   return result
 
@@ -112,18 +111,31 @@ class _Pipeline:
     self._check_controls()
     labelled = training.inputs.evaluation(self.configs["teacher"], "train")
     self.pictures = labelling.Pictures(config.pipeline.labels, labelled.class_names)
-    ready = {}
+    self.given, made = {}, {}
     for name, stage in self.configs.items():
       with errors.context(f"stage {name}"):
-        ready[name] = training.prepare(stage, sources=_sources(name, stage, self.pictures))
+        if stages.given(config, name):
+          self.given[name] = made[name] = self._take(stage)
+        else:
+          made[name] = training.prepare(stage, sources=_sources(name, stage, self.pictures))
     before = "teacher"
     for name in stages.students(config):
-      if stages.from_teacher(config, name) and not _same_network(ready[name], ready[before]):
+      if stages.from_teacher(config, name) and not _same_network(made[name], made[before]):
         raise errors.UserError(
           f"config.pipeline.from_teacher={config.pipeline.from_teacher!r}: {name} is another "
           f"network than {before}, whose weights cannot start it; leave it out."
         )
       before = name
+
+  def _take(self, config: Any) -> training.results.Trained:
+    """Returns a network that is not trained here."""
+    taken = training.start.imported(config)
+    if taken.task.num_classes != self.pictures.num_classes:
+      raise errors.UserError(
+        f"config.weights={config.weights!r} are of {taken.task.num_classes} classes, "
+        f"config.data.source={config.data.source!r} has {self.pictures.num_classes}."
+      )
+    return taken
 
   def _check_controls(self) -> None:
     pipeline = self.config.pipeline
@@ -142,7 +154,12 @@ class _Pipeline:
     """Returns the trained stage, from its folder if it is finished."""
     config, folder = self.configs[name], self.path / name
     finished = training.results.read(folder)
-    if finished is not None:
+    if name in self.given:
+      taken = self.given[name]
+      figures = _judged(taken) if finished is None else finished["figures"]
+      training.results.write(folder, {"figures": figures, "steps": 0, "seconds": 0.0})
+      stage = Stage(name, config, figures, taken.variables)
+    elif finished is not None:
       variables = training.results.restore(config, folder).variables
       stage = Stage(name, config, finished["figures"], variables, finished["seconds"])
     else:
@@ -221,8 +238,19 @@ def _sources(name: str, config: Any, pictures: Any) -> Mapping[str, Any]:
   return {config.data.source if name.endswith(PRETRAINED) else PSEUDO_LABELS: pictures}
 
 
+def _judged(taken: training.results.Trained) -> dict[str, dict[str, float]]:
+  """Returns the figures of a network on the splits that every training ends with."""
+  predictor, figures = training.evaluator.create(taken.config, taken.task, taken.placement), {}
+  for part in ("validation", "test"):
+    source = training.inputs.evaluation(taken.config, part)
+    transform = training.inputs.evaluation_transform(taken.config, source)
+    split = taken.config.data.split[part]
+    figures[split] = predictor.evaluate(taken.variables, source, transform)
+  return figures
+
+
 def _same_network(one: Any, other: Any) -> bool:
-  """Returns whether two trainings that are ready have variables of equal names and shapes."""
+  """Returns whether the tasks of two stages have variables of equal names and shapes."""
   first, second = one.task.abstract(), other.task.abstract()
   shape = lambda leaf: leaf.shape  # noqa: E731
   return jax.tree.map(shape, first) == jax.tree.map(shape, second)

@@ -80,6 +80,8 @@ def costs(config: Any, assumed: Assumptions) -> list[Cost]:
   rows = []
 
   def train(name):
+    if stages.given(config, name):
+      return
     stage = configs[name]
     examples = _examples(stage, assumed)
     passes = _TRAINING_PASSES if stage.model.remat == "none" else _REMAT_PASSES

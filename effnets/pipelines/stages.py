@@ -1,16 +1,23 @@
 """The trainings of Noisy Student: from `config.pipeline` to the config of each of them.
 
-teacher        overrides of the config, as all sections here; trained on the labelled data alone
-more_teachers  name -> overrides: they label together with the teacher, probabilities averaged
-filter         of the network that chooses pictures; empty: whoever labels them chooses them
-students       name -> overrides; they follow one another by name, student_2 before student_10
-from_teacher   comma list of students that start from their teacher's weights
-training       joint: labelled and pseudo-labelled pictures in every batch; separate: a student is
-               trained on pseudo-labelled ones first, then on labelled ones
-pretrain, tune separate: overrides of these two
-finetune       of the last stage, without noise; empty for none
-labels         see `labelling`
-controls       further trainings with the first student's labels, to compare with
+Its sections, every one but the last two an override of the whole config:
+
+  teacher        of the first teacher, trained on the labelled data alone
+  more_teachers  name -> others, which label together with it, probabilities averaged
+  filter         the network that chooses pictures; empty: whoever labels them chooses them
+  students       name -> students; they follow one another by name, student_2 before student_10
+  pretrain, tune if `training` is separate: of the first and of the second half of a student
+  finetune       the last stage, without noise; empty for none
+  labels         see `labelling`
+  controls       further trainings with the first student's labels, to compare with
+
+and its settings:
+
+  given          comma list of teachers, or filter, that are not trained: the `weights` that their
+                 section names are taken as they are
+  from_teacher   comma list of students that start from their teacher's weights
+  training       joint: labelled and pseudo-labelled pictures in every batch; separate: a student is
+                 trained on pseudo-labelled ones first, then on labelled ones
 """
 
 import dataclasses
@@ -20,7 +27,7 @@ from typing import Any
 import ml_collections
 from jaxtyping import PyTree
 
-from effnets import configuration, errors, models
+from effnets import configuration, errors, models, weights
 
 _NO_MODEL_NOISE = {"model": {"dropout_rate": 0.0, "drop_path_rate": 0.0}}
 _NO_INPUT_NOISE = {
@@ -61,6 +68,7 @@ _SECTIONS = {
   "teacher": None,
   "more_teachers": None,
   "filter": None,
+  "given": None,
   "students": None,
   "from_teacher": None,
   "training": None,
@@ -141,6 +149,14 @@ def configs(config: Any) -> dict[str, ml_collections.ConfigDict]:
   _check_section("config.pipeline.filter", pipeline.filter)
   if len(pipeline.filter):
     stages["filter"] = _override(config, ["filter"], labelled_only=True)
+  for name in _names(pipeline.given):
+    if name not in stages:
+      raise errors.unknown("config.pipeline.given", name, "a teacher or the filter", stages)
+    if not stages[name].weights:
+      raise errors.UserError(
+        f"config.pipeline.given={pipeline.given!r}: the section of {name} names no weights; set "
+        "its `weights`, such as 'run:DIR'."
+      )
   for name in students(config):
     stages |= _student(config, name, f"students.{name}", pipeline.training)
   first = f"students.{students(config)[0]}"
@@ -169,6 +185,11 @@ def more_teachers(config: Any) -> list[str]:
 def from_teacher(config: Any, name: str) -> bool:
   """Returns whether the student `name` starts from its teacher's weights."""
   return name in _names(config.pipeline.from_teacher)
+
+
+def given(config: Any, name: str) -> bool:
+  """Returns whether the stage `name` is not trained but taken as it is."""
+  return name in _names(config.pipeline.given)
 
 
 def _names(text: str) -> list[str]:
@@ -236,6 +257,9 @@ def _override(
         overrides = overrides[part]
       key = f"config.pipeline.{section}"
       _check_section(key, overrides)
+      if overrides.get("weights"):
+        with errors.context(key):
+          weights.configure(stage, str(overrides.weights))
       configuration.merge(stage, overrides, key=key)
 
   apply(first)

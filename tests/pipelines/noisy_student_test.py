@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich import console as rich_console
 
-from effnets import commands, configuration, data, errors, models, pipelines, training
+from effnets import commands, configuration, data, errors, models, pipelines, training, workdirs
 from effnets.models import blocks, efficientnet, registry
 from effnets.pipelines import noisy_student, stages
 
@@ -304,6 +304,42 @@ def test_several_teachers_a_filter_and_separate_trainings(tmp_path, untrained):
   assert starts["student_2"] is untrained["student_2_pretrained"]["made"]
 
 
+def test_a_teacher_that_is_there_already(tmp_path, untrained):
+  config = nano_config(kind="hard")
+  config.pipeline.controls.update({"no_noise": False, "no_unlabelled": False})
+  config.pipeline.students = {"only": {}}
+  other = stages.configs(config)["teacher"]
+  folder = tmp_path / "other"
+  workdirs.claim(folder, other)
+  workdirs.write_class_names(folder, tuple("0123456789"))
+  task, placement = training.results.model(other, 10)
+  variables = task.init(5)
+  optimizer = training.inputs.optimizer(other, lambda step: 0.0, task)
+  fresh = training.state.create(variables, optimizer, seed=5, average=True)
+  with training.checkpoints.Checkpoints(folder / "checkpoints") as saver:
+    saver.save(7, placement.put(fresh, placement.state(fresh)))
+  config.pipeline.teacher = {"weights": f"run:{folder}"}
+  config.pipeline.given = config.pipeline.from_teacher = "teacher"
+  with pytest.raises(errors.UserError, match="from_teacher='teacher' is not a student"):
+    run(config, tmp_path / "run")
+  config.pipeline.from_teacher = "only"
+  result, _ = run(config.lock(), tmp_path / "run")
+  assert list(untrained) == ["only"]
+  for ours, theirs in zip(
+    *(jax.tree.leaves(v) for v in (untrained["only"]["initial"], variables)), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  source = data.open_source("digits", "test")
+  pictures = np.stack([source[i]["image"] for i in range(len(source))])
+  answers = np.asarray(jax.jit(task.logits)(variables, pictures)).argmax(-1)
+  correct = np.mean(answers == [source[i]["label"] for i in range(len(source))])
+  assert result["teacher"]["test_top1"] == pytest.approx(correct)
+  assert result["teacher"]["model"] == "efficientnet_nano"
+  (tmp_path / "run" / "only" / "result.json").unlink()  # a fake: there is nothing to restore
+  again, _ = run(config, tmp_path / "run")
+  assert again["teacher"] == result["teacher"]
+
+
 def test_separate_trainings_in_their_config():
   config = nano_config()
   config.data.unlabelled.ratio = 3.0
@@ -355,6 +391,9 @@ def test_all_label_together(tmp_path, untrained):
     ("pipeline.more_teachers", {"student_1": {}}, r"students.student_1: a stage's name"),
     ("pipeline.more_teachers", {"b": {"sed": 1}}, r"more_teachers.b.sed=1.*more_teachers.b.seed"),
     ("pipeline.filter", {"model": {"name": "b0"}}, r"stage filter: config.model.name='b0'"),
+    ("pipeline.given", "techer", r"pipeline.given='techer' is not a teacher.*Nearest: 'teacher'"),
+    ("pipeline.given", "teacher", r"given='teacher': the section of teacher names no weights; set"),
+    ("pipeline.teacher", {"weights": "b0"}, r"pipeline.teacher: config.weights: weights name='b0'"),
     ("pipeline.training", "jiont", r"pipeline.training='jiont'.*Nearest: 'joint'"),
     ("pipeline.from_teacher", "student_3", r"from_teacher='student_3' is not a student"),
     ("pipeline.labels.noise", True, r"controls.noisy_teacher=True compares nothing.*labels.noise"),

@@ -3,7 +3,7 @@
 import pytest
 
 from effnets import configuration, models
-from effnets.pipelines import scale
+from effnets.pipelines import scale, stages
 
 B0 = 385.8e6  # multiply-adds of efficientnet_b0 at 224 pixels with 1,000 classes, to 0.1 M
 
@@ -34,6 +34,18 @@ def test_one_student_by_hand():
   assert labels.stored == 6e6 * 2012
   wanted = by_name(config)["labels of student_1 by teacher"]
   assert wanted.stored == 130_000 * 1000 * 2012 and wanted.pictures == 1e7  # of 10 M, no more
+
+
+def test_a_teacher_that_is_given_costs_no_training():
+  config = configuration.load("configs/noisy_student.py:b0,teacher=l2,unlabelled=pictures:/data")
+  assert (config.pipeline.given, config.pipeline.teacher.weights) == (
+    *("teacher", "tf_efficientnet_l2.ns_jft_in1k_475"),
+  )
+  found = stages.configs(config)["teacher"]
+  assert (found.model.name, found.data.image_size) == ("efficientnet_l2", 475)
+  config.pipeline.teacher.weights = "tf_efficientnet_b0.ns_jft_in1k"
+  rows = by_name(config)
+  assert "teacher" not in rows and "labels of student_1 by teacher" in rows
 
 
 def test_several_rounds_on_digits():
