@@ -10,7 +10,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,29 @@ EXPERIMENTS = pathlib.Path("experiments")
 
 
 def run_seeds(
-  config: str, seeds: Sequence[int], folder: pathlib.Path, flags: Sequence[str] = ()
+  config: str,
+  seeds: Sequence[int],
+  folder: pathlib.Path,
+  flags: Sequence[str] = (),
+  complete: Callable[[dict[str, Any]], bool] = lambda result: True,
 ) -> list[dict[str, Any]]:
   """Returns the `result.json` of a config at each seed, running those that are not there yet.
 
   Args:
     config: path of the config file. folder: a workdir for each seed is made in it.
-    flags: further flags of `effnets.main`.
+    flags: further flags of `effnets.main`. complete: whether a result has all that is asked for;
+      otherwise the seed is run again, which does what is missing.
   """
-  return [
-    _ran([f"--config={config}:seed={seed}", *flags], folder / f"seed_{seed}", "result.json")
-    for seed in seeds
-  ]
+  results = []
+  for seed in seeds:
+    workdir = folder / f"seed_{seed}"
+    call = ([f"--config={config}:seed={seed}", *flags], workdir, "result.json")
+    result = _ran(*call)
+    if not complete(result):
+      (workdir / "result.json").unlink()
+      result = _ran(*call)
+    results.append(result)
+  return results
 
 
 def run_robustness(workdir: pathlib.Path, flags: Sequence[str] = ()) -> dict[str, Any]:

@@ -163,5 +163,9 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch):
   workdir = f"--workdir={tmp_path / 'seed_0'}"
   assert started[0] == ["--config=configs/x.py:seed=0", "--config.a=1", workdir]
   assert len(started) == 2
+  card.run_seeds("configs/x.py", [1], tmp_path, complete=lambda result: "seed" in result)
+  assert len(started) == 2
+  card.run_seeds("configs/x.py", [2], tmp_path, complete=lambda result: "more" in result)
+  assert len(started) == 3 and not (tmp_path / "seed_3").exists()
   (tmp_path / "seed_1" / "robustness.json").write_text('{"clean": 1}')
   assert card.run_robustness(tmp_path / "seed_1") == {"clean": 1}

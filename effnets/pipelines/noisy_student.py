@@ -41,7 +41,8 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   """
   started, path = time.perf_counter(), pathlib.Path(workdir)
   pipeline = _Pipeline(config, path)
-  parallel.on_first(lambda: workdirs.claim(path, config))
+  # A finished pipeline may get further controls.
+  parallel.on_first(lambda: workdirs.claim(path, config, free=("pipeline.controls",)))
 
   if "filter" in pipeline.configs:
     pipeline.train("filter")
