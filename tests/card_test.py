@@ -152,7 +152,7 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch):
     workdir = next(c for c in command if c.startswith("--workdir=")).removeprefix("--workdir=")
     started.append(command[-3:])
     seed = int(workdir.rpartition("_")[2])
-    (tmp_path / f"seed_{seed}").mkdir()
+    (tmp_path / f"seed_{seed}").mkdir(exist_ok=True)
     (tmp_path / f"seed_{seed}" / "result.json").write_text(json.dumps({"seed": seed}))
 
   monkeypatch.setattr(card.subprocess, "run", run)

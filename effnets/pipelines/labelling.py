@@ -52,6 +52,7 @@ DTYPES = ("float32", "float16")
 PER_SHARD = 50_000
 _PREDICTIONS = "predictions"
 _RULE = "rule.json"
+_ANSWER = 8  # bytes of class and confidence
 
 
 def check(labels: Any) -> None:
@@ -304,6 +305,8 @@ def _choose(this: Round, chooser: Labeller) -> pseudo_labels.Rule:
   parts = _answers(this)
   parallel.on_first(lambda: parts.claim(_plan(this)))
   keep = this.labels.kind == "soft" and chooser is this.labeller
+  each = _ANSWER + keep * this.pictures.num_classes * np.dtype(this.labels.dtype).itemsize
+  parallel.on_first(lambda: _check_space(this, parts, each))
 
   def predict():
     tally = chooser.tally(this.pictures)
@@ -316,20 +319,21 @@ def _choose(this: Round, chooser: Labeller) -> pseudo_labels.Rule:
         np.savez(file, label=answers.label, confidence=answers.confidence, **kept)
       size = parts.partial.stat().st_size
       data.records.publish(parts.partial, parts.data(number))
-      unreadable = int(np.sum(answers.confidence == 0))
-      told = {"count": len(indices), "bytes": size, "unreadable": unreadable}
-      parts.finish(number, told)
+      unreadable = indices[answers.confidence == 0].tolist()
+      parts.finish(number, {"count": len(indices), "bytes": size, "unreadable": unreadable})
 
   parallel.on_each(predict)
 
   def sum_up():
     classes = this.pictures.num_classes
-    tally = chooser.tally(this.pictures)
-    histogram = np.zeros((classes, pseudo_labels.BINS), np.int64)
+    histogram, unreadable = np.zeros((classes, pseudo_labels.BINS), np.int64), []
     for number in range(this.shards):
-      told = parts.finished(number)
-      tally.add(told["count"], ["a picture named above"] * told["unreadable"])
+      unreadable += parts.finished(number)["unreadable"]
       histogram += _load(parts, number)[0].histogram(classes)
+    tally = chooser.tally(this.pictures)
+    if len(unreadable) > tally.limit * len(this.pictures):
+      # What each process has let pass may be too many in all.
+      tally.add(len(this.pictures), [f"{this.pictures.name} #{index}" for index in unreadable])
     settings = {k: this.labels[k] for k in ("min_confidence", "per_class", "upsample", "use_all")}
     found = dataclasses.asdict(pseudo_labels.rule(histogram, **settings))
     text = json.dumps({name: values.tolist() for name, values in found.items()})
@@ -338,6 +342,19 @@ def _choose(this: Round, chooser: Labeller) -> pseudo_labels.Rule:
   parallel.on_first(sum_up)
   found = json.loads((parts.path / _RULE).read_text())
   return pseudo_labels.Rule(**{name: np.array(values) for name, values in found.items()})
+
+
+def _check_space(this: Round, parts: data.parts.Parts, each: int) -> None:
+  """Raises UserError if the disk has no room for predictions of so many bytes a picture."""
+  missing = [number for number in range(this.shards) if parts.finished(number) is None]
+  needed = each * sum(len(this.range(number)) for number in missing)
+  free = shutil.disk_usage(parts.path).free
+  if needed > free:
+    raise errors.UserError(
+      f"{this.folder} needs {needed / 1e9:.1f} GB for predictions of {this.pictures.name}, and "
+      f"{free / 1e9:.1f} GB are free there; config.pipeline.labels.dtype='float16' or kind='hard' "
+      "needs less."
+    )
 
 
 def _answers(this: Round) -> data.parts.Parts:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -341,6 +342,22 @@ def test_two_processes_are_one_and_one_may_die(tmp_path):
     assert child.returncode == 0, output
   for path in (tmp_path / "whole").iterdir():
     assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+def test_a_full_disk_is_told_before_the_work(stages, pictures, tmp_path, monkeypatch):
+  this = make_round(tmp_path / "x", pictures, stages[:1], settings(dtype="float16"))
+  needed = COUNT * (4 + 4 + 10 * 2)
+  real, asked = labelling.Labeller.probabilities, []
+  monkeypatch.setattr(labelling.Labeller, "probabilities", lambda *a: asked.append(a) or real(*a))
+  for free in (needed - 1, needed):
+    usage = types.SimpleNamespace(free=free)
+    monkeypatch.setattr(labelling.shutil, "disk_usage", lambda path, usage=usage: usage)
+    if free < needed:
+      with pytest.raises(errors.UserError, match="needs 0.0 GB for predictions of damaged, and"):
+        labelling.run(this)
+      assert not asked
+    else:
+      assert labelling.run(this)["count"]
 
 
 @pytest.mark.parametrize("shards", [1, 9])
