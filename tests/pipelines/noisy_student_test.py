@@ -220,6 +220,12 @@ def check_finished_stages_are_kept_and_a_cut_one_is_resumed(finished, config, mo
   assert (workdir / "labels_student_2" / "records.json").read_bytes() == before
   for key in ("teacher", "students", "controls", "finetuned"):
     assert again[key] == result[key]
+  # A finished pipeline may get another control.
+  more = ml_collections.ConfigDict(config.to_dict())
+  more.pipeline.controls.hard_labels = True
+  trained.clear()
+  again, _ = run(more.lock(), workdir)
+  assert trained == ["hard_labels"] and again["controls"].keys() > result["controls"].keys()
 
 
 def check_evaluate_takes_the_furthest_model(finished, config, capsys):
