@@ -41,7 +41,7 @@ CONFIGS = (
   "configs/mobilenetv3.py:small,paper",
   "configs/mobilenetv3.py:small,transfer=birdsnap,folder=/data/birdsnap",
   "configs/noisy_student.py",
-  "configs/noisy_student.py:b4,unlabelled=pictures:/data/unlabelled",
+  "configs/noisy_student.py:b0,unlabelled=pictures:/data/unlabelled",
   "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",
   "configs/noisy_student.py:svhn",
 )
