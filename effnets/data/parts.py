@@ -7,14 +7,16 @@ tells what is in it and is renamed into place behind it: a part is done when tha
 
 import dataclasses
 import json
-import os
 import pathlib
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from effnets.data import records
 
 PLAN = "preparing.json"
+# Processes on several hosts may have equal numbers.
+_OWN = secrets.randbelow(10**12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Parts:
   @property
   def partial(self) -> pathlib.Path:
     """A file of this process's own, to write in and then to `publish`."""
-    return self.path / f"partial-{os.getpid()}.tmp"
+    return self.path / f"partial-{_OWN}.tmp"
 
   def claim(self, plan: Mapping[str, Any]) -> None:
     """Makes what lies in the folder a part of `plan`; what is of another one goes."""
