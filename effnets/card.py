@@ -10,7 +10,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,25 +22,46 @@ EXPERIMENTS = pathlib.Path("experiments")
 
 
 def run_seeds(
-  config: str, seeds: Sequence[int], folder: pathlib.Path, flags: Sequence[str] = ()
+  config: str,
+  seeds: Sequence[int],
+  folder: pathlib.Path,
+  flags: Sequence[str] = (),
+  complete: Callable[[dict[str, Any]], bool] = lambda result: True,
 ) -> list[dict[str, Any]]:
   """Returns the `result.json` of a config at each seed, running those that are not there yet.
 
   Args:
     config: path of the config file. folder: a workdir for each seed is made in it.
-    flags: further flags of `effnets.main`.
+    flags: further flags of `effnets.main`. complete: whether a result has all that is asked for;
+      otherwise the seed is run again, which does what is missing.
   """
   results = []
   for seed in seeds:
     workdir = folder / f"seed_{seed}"
-    if not (workdir / "result.json").exists():
-      subprocess.run(
-        [sys.executable, "-m", "effnets.main", f"--config={config}:seed={seed}"]
-        + [f"--workdir={workdir}", *flags],
-        check=True,
-      )
-    results.append(json.loads((workdir / "result.json").read_text()))
+    call = ([f"--config={config}:seed={seed}", *flags], workdir, "result.json")
+    result = _ran(*call)
+    if not complete(result):
+      (workdir / "result.json").unlink()
+      result = _ran(*call)
+    results.append(result)
   return results
+
+
+def run_robustness(workdir: pathlib.Path, flags: Sequence[str] = ()) -> dict[str, Any]:
+  """Returns the `robustness.json` of a run, or of one stage's folder, measuring it if need be.
+
+  Args: flags: of `effnets.main`, such as `--config.robustness.suites=corruptions`.
+  """
+  return _ran(["--mode=robustness", *flags], workdir, "robustness.json")
+
+
+def _ran(flags: Sequence[str], workdir: pathlib.Path, made: str) -> dict[str, Any]:
+  """Returns the JSON file `made` that `effnets.main` leaves in a workdir, calling it if need be."""
+  if not (workdir / made).exists():
+    subprocess.run(
+      [sys.executable, "-m", "effnets.main", *flags, f"--workdir={workdir}"], check=True
+    )
+  return json.loads((workdir / made).read_text())
 
 
 def run_sweep(config: str | pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
@@ -92,7 +113,9 @@ def render(results: Mapping[str, Any]) -> str:
   `arms` (name -> one value a seed), `comparisons` (pairs of arms), `seconds` (one a seed),
   `machine`, `paper` (command and table as rows) and `differences` (sentences). It may have
   `columns` (title -> arm -> text: what else the table tells of an arm), `decisive` (how many
-  comparisons, from the first, the claim needs; 1 if not given) and `tried` (sentences).
+  comparisons, from the first, the claim needs; 1 if not given), `tried` (sentences), `measures`
+  (further sets of `figure`, `arms` and `comparisons`, each with a `title` and a `text` before them)
+  and `sections` (each with a `title`, a `text` and a `table` as rows, any of the two left out).
   """
   lines = [f"# {results['title']}", "", f"**Claim.** {results['claim']}", ""]
   lines += [f"**Measured here.** {results['setting']}", "", "```", results["command"], "```", ""]
@@ -101,10 +124,18 @@ def render(results: Mapping[str, Any]) -> str:
   seconds = results["seconds"]
   where = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
   lines += [f"Wall time: {min(seconds):.0f} to {max(seconds):.0f} s a seed, on {where}."]
+  for more in results.get("measures", ()):
+    of = {"seeds": results["seeds"], **more}
+    lines += ["", f"## {more['title']}", "", more["text"], ""]
+    lines += [*_arms(of), "", *_comparisons(of)]
   if results.get("tried"):
     lines += ["", "## What was tried", "", *(f"- {text}" for text in results["tried"])]
   paper = results["paper"]
   lines += ["", "## In the paper", "", "```", paper["command"], "```", "", *_table(paper["table"])]
+  for section in results.get("sections", ()):
+    lines += ["", f"## {section['title']}"]
+    lines += ["", section["text"]] if section.get("text") else []
+    lines += ["", *_table(section["table"])] if section.get("table") else []
   lines += ["", "## What differs", "", *(f"- {text}" for text in results["differences"]), ""]
   return "\n".join(lines)
 

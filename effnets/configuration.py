@@ -19,7 +19,7 @@ from effnets import errors
 _OPEN = re.compile(r"(adversary|model|optimizer|schedule|augment(\.\w+)?|([\w.]+\.)?options)\.\w+")
 # Sections of a pipeline that hold overrides of the whole config, for one stage or run.
 _STAGE = re.compile(
-  r"(pipeline\.(?:teacher|finetune|students\.\w+|runs\.\w+|axes\.\w+\.\w+)\.)([\w.]+)"
+  r"(pipeline\.(?:teacher|filter|pretrain|tune|finetune|(?:students|more_teachers)\.\w+|runs\.\w+|axes\.\w+\.\w+)\.)([\w.]+)"
 )
 
 _POSITIVE = (lambda v: v >= 1, "at least 1")
@@ -381,6 +381,8 @@ def base() -> ml_collections.ConfigDict:
         "split": "unlabelled",
         "ratio": 0.0,
         "weight": 0.0,  # of its mean loss; 0 is `ratio`, as the papers' code has it
+        # Whether the two are averaged, as if over the whole batch, where the code adds them up.
+        "average": False,
       },
     }
   )

@@ -191,6 +191,62 @@ def sweep(
   return ml_collections.ConfigDict({"name": "sweep", **settings, "metric": metric})
 
 
+def noisy_student(
+  *, teacher: Any, students: Mapping[str, Any], labels: Mapping[str, Any], **more: Any
+) -> ml_collections.ConfigDict:
+  """Returns the `config.pipeline` of Noisy Student; `effnets/pipelines/stages.py` tells its keys.
+
+  Args:
+    teacher: overrides of the config. students: name -> such. labels: `source` and what else differs
+      from the paper's way. more: other sections; controls that are not named are off.
+  Source: Xie et al. 2020, section 3.1, and its official code.
+  """
+  pipeline = ml_collections.ConfigDict(
+    {
+      "name": "noisy_student",
+      "teacher": teacher,
+      "more_teachers": {},
+      "filter": {},
+      "given": "",
+      "students": students,
+      "from_teacher": "",
+      "training": "joint",
+      "pretrain": {},
+      "tune": {},
+      "finetune": {},
+      "labels": {
+        "source": "",
+        "options": {},
+        "split": "train",
+        "kind": "soft",
+        "min_confidence": 0.3,
+        "per_class": 130_000,
+        "upsample": True,
+        "use_all": False,
+        "select": "first",
+        "by": "last",
+        "noise": False,
+        "flip": False,
+        "shift": 0,
+        "shards": 0,
+        "batch_size": 64,
+        "dtype": "float16",
+      },
+      "controls": {
+        "no_noise": False,
+        "no_model_noise": False,
+        "no_input_noise": False,
+        "noisy_teacher": False,
+        "hard_labels": False,
+        "separate": False,
+        "no_unlabelled": False,
+      },
+    }
+  )
+  pipeline.update({"labels": dict(labels), **more})
+  return pipeline
+
+
 def scaling_grid(
   config: ml_collections.ConfigDict,
   *,

@@ -34,6 +34,7 @@ EVALUATION_KEYS = (
   "few_shot",
   "export",
   "input",
+  "pipeline.controls",
   "pipeline.labels",
   "robustness",
 )

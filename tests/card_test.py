@@ -64,6 +64,28 @@ def test_columns_and_what_was_tried():
   assert "What was tried" not in card.render(RESULTS)
 
 
+def test_further_measures_and_sections():
+  measure = {
+    "title": "Robustness",
+    "text": "Less is better.",
+    "figure": "flips",
+    "arms": {"old": [0.5, 0.6, 0.7], "new": [0.4, 0.4, 0.4]},
+    "comparisons": [["old", "new"]],
+  }
+  sections = [
+    {"title": "At scale", "text": "On paper.", "table": [["step", "hours"], ["train", 7]]},
+    {"title": "Words", "text": "Alone."},
+  ]
+  text = card.render({**RESULTS, "measures": [measure], "sections": sections})
+  assert "## Robustness\n\nLess is better.\n\n| arm | flips, mean ± s.e. | seed 0 |" in text
+  # Differences 0.1, 0.2, 0.3: mean 0.2, s.e. 0.1 / sqrt(3).
+  assert "| old over new | +20.00% ± 5.77% | +3.5 |" in text
+  assert "## At scale\n\nOn paper.\n\n| step | hours |\n|---|---|\n| train | 7 |\n" in text
+  assert "## Words\n\nAlone.\n\n## What differs" in text
+  # The claim is judged by the first measure alone.
+  assert text.count("The claim is") == 1
+
+
 def test_a_sweeps_result_becomes_arms():
   run = {"params": 1200, "madds": 2_500_000, "test_top1": [0.5, 0.6], "seconds": [1.0, 2.0]}
   runs = {"a": run, "b": {**run, "test_top1": [0.7, 0.8], "seconds": [3.0, 5.0]}}
@@ -130,7 +152,7 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch):
     workdir = next(c for c in command if c.startswith("--workdir=")).removeprefix("--workdir=")
     started.append(command[-3:])
     seed = int(workdir.rpartition("_")[2])
-    (tmp_path / f"seed_{seed}").mkdir()
+    (tmp_path / f"seed_{seed}").mkdir(exist_ok=True)
     (tmp_path / f"seed_{seed}" / "result.json").write_text(json.dumps({"seed": seed}))
 
   monkeypatch.setattr(card.subprocess, "run", run)
@@ -139,5 +161,11 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch):
   results = card.run_seeds("configs/x.py", [0, 1, 2], tmp_path, ["--config.a=1"])
   assert [r["seed"] for r in results] == [0, 1, 2]
   workdir = f"--workdir={tmp_path / 'seed_0'}"
-  assert started[0] == ["--config=configs/x.py:seed=0", workdir, "--config.a=1"]
+  assert started[0] == ["--config=configs/x.py:seed=0", "--config.a=1", workdir]
   assert len(started) == 2
+  card.run_seeds("configs/x.py", [1], tmp_path, complete=lambda result: "seed" in result)
+  assert len(started) == 2
+  card.run_seeds("configs/x.py", [2], tmp_path, complete=lambda result: "more" in result)
+  assert len(started) == 3 and not (tmp_path / "seed_3").exists()
+  (tmp_path / "seed_1" / "robustness.json").write_text('{"clean": 1}')
+  assert card.run_robustness(tmp_path / "seed_1") == {"clean": 1}

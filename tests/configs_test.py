@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from effnets import configuration, errors, recipes, training
-from effnets.pipelines import sweep
+from effnets import configuration, errors, models, recipes, training
+from effnets.pipelines import stages, sweep
 from tests.golden import dump
 
 
@@ -74,6 +74,74 @@ def test_peak_learning_rates_are_the_sheets(config, peak):
   rate, per = config.optimizer.learning_rate, config.optimizer.learning_rate_per_examples
   found = training.schedules.scaled(rate, batch_size=config.batch_size, per_examples=per)
   assert found == pytest.approx(peak)
+
+
+@pytest.mark.parametrize(
+  ("size", "ratio", "epochs", "decay", "magnitude"),
+  # The sheet's table of students: unlabelled ratio, 350 epochs times train_ratio, RandAugment's M.
+  [
+    ("b0", 1, 700, 4.8, None),
+    ("b1", 3, 700, 4.8, None),
+    ("b2", 3, 700, 4.8, 6),
+    ("b3", 3, 700, 4.8, 12),
+    ("b4", 3, 700, 4.8, 15),
+    ("b5", 3, 350, 2.4, 18),
+    ("b6", 3, 350, 2.4, 24),
+    ("b7", 3, 350, 2.4, 27),
+  ],
+)
+def test_noisy_students_by_size(size, ratio, epochs, decay, magnitude):
+  config = configuration.load(f"configs/noisy_student.py:{size},unlabelled=pictures:/data")
+  made = stages.configs(config)
+  assert list(made) == ["teacher", "filter", "student_1"]
+  student = made["student_1"]
+  assert student.model.name == made["teacher"].model.name == f"efficientnet_{size}"
+  assert student.data.image_size == models.entry(student.model.name).image_size
+  assert (student.data.unlabelled.ratio, student.train.epochs) == (ratio, epochs)
+  assert student.schedule.decay_epochs == decay and made["teacher"].train.epochs == 350
+  noise = student.augment.randaugment
+  assert (noise.magnitude if noise.layers else None) == magnitude and noise.layers in (0, 2)
+  assert made["filter"].model.name == "efficientnet_b0"
+  labels = config.pipeline.labels
+  assert (labels.per_class, labels.min_confidence, labels.select) == (130_000, 0.3, "first")
+
+
+def test_the_svhn_recipe():
+  config = configuration.load("configs/noisy_student.py:svhn")
+  made = stages.configs(config)
+  assert list(made) == ["teacher", "student_1"]
+  for stage in made.values():
+    assert (stage.batch_size, stage.train.steps, stage.optimizer.weight_decay) == (
+      128,
+      109_474,
+      1e-4,
+    )
+    assert (stage.augment.flip, stage.augment.shift, stage.augment.shift_mode) == (
+      *(False, 4, "reflect"),
+    )
+    assert (stage.augment.cutout, stage.augment.cutout_fill) == (16, 128)
+    assert stage.augment.randaugment.to_dict() == {
+      **{"layers": 2, "magnitude": 5.0, "operations": "code16"},
+      **{"cutout_const": 4.0, "translate_const": 4.0},
+    }
+  assert configuration.step_batch(made["student_1"]) == (128, 640)
+  assert made["student_1"].model.small_images
+  labels = config.pipeline.labels
+  assert labels.split == "extra" and labels.use_all and labels.min_confidence == 0
+  # 73,257 less the 4,000 held out.
+  assert made["teacher"].data.split.train == "train[4000:]"
+
+
+@pytest.mark.parametrize(
+  ("arg", "message"),
+  [
+    ("teacher=l2", "teacher='l2' goes with a student's size, b0 to b7"),
+    ("b9", "argument='b9' is not a word.*Nearest: 'b"),
+  ],
+)
+def test_mistakes_in_arguments_of_noisy_student(arg, message):
+  with pytest.raises(errors.UserError, match=message):
+    configuration.load(f"configs/noisy_student.py:{arg}")
 
 
 # name: classes, training pictures, test pictures, figure (the sheet's table; pets: of the set).

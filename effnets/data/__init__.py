@@ -7,6 +7,7 @@ from effnets.data import corrupted as corrupted
 from effnets.data import decode as decode
 from effnets.data import draws as draws
 from effnets.data import folder as folder
+from effnets.data import parts as parts
 from effnets.data import photos as photos
 from effnets.data import records as records
 from effnets.data import sources as sources
@@ -17,3 +18,4 @@ from effnets.data.sources import Source as Source
 from effnets.data.sources import open_source as open_source
 from effnets.data.stream import Mixture as Mixture
 from effnets.data.stream import Stream as Stream
+from effnets.data.stream import Tally as Tally

@@ -138,6 +138,7 @@ def eval_batches(
   workers: int = 0,
   threads: int = 8,
   max_unreadable: float = 0.01,
+  tally: stream_lib.Tally | None = None,
 ) -> Batches:
   """Returns an iterator over this process's part of every example, each exactly once, in order.
 
@@ -147,6 +148,7 @@ def eval_batches(
 
   Args: as `train_batches`; transform: brings images to one size; nothing may be drawn from
     anything but (seed 0, index). max_unreadable: share of unreadable examples that stops it.
+    tally: counts them with those of other parts of a set, of which this one is a part.
   Returns: batches of image uint8 (b, h, w, 3), label int32 (b,), mask bool (b,), index int32 (b,).
   Raises: errors.UserError if the batch size does not divide, the source is empty, or too many
     examples are unreadable.
@@ -160,7 +162,7 @@ def eval_batches(
   cuts = _cuts(local)
   chunks = _EvalChunks(source, transform, batch_size, process_index * local, cuts)
   shape = _image_shape(source, transform)
-  tally = stream_lib.Tally(source.name, size=size, limit=max_unreadable)
+  tally = tally or stream_lib.Tally(source.name, size=size, limit=max_unreadable)
 
   def assemble(t: int, parts: list[dict[str, Any]]) -> Batch:
     index = t * batch_size + process_index * local + np.arange(local)

@@ -1,8 +1,7 @@
 """A folder of pictures as ArrayRecord files, for `records.py` to read.
 
-Each picture's bytes are kept as they are. A shard is done when the small JSON file beside it is
-there, which is renamed into place behind it; a writer that is killed and started again keeps what
-is done. When all shards are, `records.json` makes the folder a data set, and those files go.
+Each picture's bytes are kept as they are. A writer that is killed and started again keeps the
+shards that are done (see `parts.py`). When all are, `records.json` makes the folder a data set.
 """
 
 import concurrent.futures
@@ -20,9 +19,9 @@ import numpy as np
 
 from effnets import errors
 from effnets.data import decode, folder, records, sources
+from effnets.data import parts as parts_lib
 
 PER_SHARD = 5000
-_PLAN = "preparing.json"
 _OURS = re.compile(
   r"records-\d{5}-of-\d{5}\.(array_record|json)|partial-\d+\.tmp|preparing\.json|records\.json"
 )
@@ -87,19 +86,18 @@ def write(
   pictures = [_fingerprint(source, indices) for indices in ranges]
   plan = {"count": len(source), "class_names": list(source.class_names), "shards": shards}
   whole = hashlib.sha256(json.dumps([plan, pictures]).encode()).hexdigest()
-  manifest = records.read_manifest(path)
+  manifest, parts = records.read_manifest(path), parts_lib.Parts(path, shards)
   if manifest is not None:
     if manifest["provenance"].get("pictures") != whole:
       raise errors.UserError(
         f"DIR: {str(path)!r} holds another data set already, of {manifest['count']:,} pictures in "
         f"{len(manifest['shards'])} shard(s); give another folder, or delete it."
       )
-    _clear(path, keep_data=True)
+    parts.clear()
     progress(len(source), len(source))
     return manifest
-  path.mkdir(parents=True, exist_ok=True)
-  _claim(path, plan)
-  known = [_finished(path, number, shards, pictures[number]) for number in range(shards)]
+  parts.claim(plan)
+  known = [_finished(parts, number, pictures[number]) for number in range(shards)]
   _check_space(path, source, [i for n, i in enumerate(ranges) if known[n] is None])
   finished = []
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -107,10 +105,10 @@ def write(
       if shard is None:
         examples = _read(pool, source, indices, threads)
         counted = _counted(examples, indices.start, lambda done: progress(done, len(source)))
-        shard = _write_shard(path, number, shards, counted, skip_unreadable=skip_unreadable)
+        shard = _write_shard(parts, number, counted, skip_unreadable=skip_unreadable)
         if "data" in shard:
           shard["pictures"] = pictures[number]
-          _put(path, (path / shard["data"]).with_suffix(".json"), shard)
+          parts.finish(number, shard)
       else:
         progress(indices.stop, len(source))
       finished.append(shard)
@@ -139,7 +137,7 @@ def write(
       "provenance": {**provenance, "pictures": whole, "unreadable": unreadable},
     },
   )
-  _clear(path, keep_data=True)
+  parts.clear()
   return manifest
 
 
@@ -164,45 +162,10 @@ def _check_space(path: pathlib.Path, source: folder.Folder, missing: list[range]
     )
 
 
-def _claim(path: pathlib.Path, plan: Mapping[str, Any]) -> None:
-  """Makes what lies in `path` a part of this plan: shards of another one go."""
-  file = path / _PLAN
-  try:
-    same = json.loads(file.read_text()) == plan
-  except (OSError, ValueError):
-    same = False
-  for torn in path.glob("partial-*.tmp"):
-    torn.unlink()
-  if not same:
-    _clear(path, keep_data=False)
-    _put(path, file, plan)
-
-
-def _clear(path: pathlib.Path, *, keep_data: bool) -> None:
-  (path / _PLAN).unlink(missing_ok=True)
-  for file in path.glob("records-*-of-*.json"):
-    file.unlink()
-  if not keep_data:
-    for file in path.glob("records-*-of-*.array_record"):
-      file.unlink()
-
-
-def _put(path: pathlib.Path, file: pathlib.Path, content: Mapping[str, Any]) -> None:
-  partial = path / f"partial-{os.getpid()}.tmp"
-  partial.write_text(json.dumps(content))
-  records.publish(partial, file)
-
-
-def _finished(path: pathlib.Path, number: int, shards: int, pictures: str) -> dict[str, Any] | None:
+def _finished(parts: parts_lib.Parts, number: int, pictures: str) -> dict[str, Any] | None:
   """Returns what is known of a shard that is done, of these pictures, or None."""
-  data = path / f"records-{number:05d}-of-{shards:05d}.array_record"
-  try:
-    known = json.loads(data.with_suffix(".json").read_text())
-    same = known["pictures"] == pictures
-    whole = same and (not known["count"] or data.stat().st_size == known["bytes"])
-  except (OSError, ValueError, KeyError):
-    return None
-  return known if whole else None
+  known = parts.finished(number)
+  return known if known and known.get("pictures") == pictures else None
 
 
 def _read(
@@ -231,9 +194,8 @@ def _counted(examples: Iterator[Any], start: int, progress: Callable[[int], None
 
 
 def _write_shard(
-  path: pathlib.Path,
+  parts: parts_lib.Parts,
   number: int,
-  shards: int,
   examples: Iterator[dict[str, Any] | sources.Unreadable],
   *,
   skip_unreadable: bool,
@@ -242,8 +204,7 @@ def _write_shard(
 
   One with unreadable pictures, unless they are skipped, is not kept and has no `data`.
   """
-  partial = path / f"partial-{os.getpid()}.tmp"
-  data = path / f"records-{number:05d}-of-{shards:05d}.array_record"
+  partial, data = parts.partial, parts.data(number)
   count, unreadable = 0, []
   try:
     with records.open_writer(partial) as write_record:

@@ -6,6 +6,7 @@ same one every time and in every process. Order, augmentation and batching are n
   digits          the embedded handwritten digits (`digits.py`)
   cluttered_digits  one of them among fragments of others (`cluttered_digits.py`)
   folder:PATH     a folder of images, one sub-folder per class (`folder.py`)
+  pictures:PATH   pictures without labels, all below a folder (`pictures.py`)
   records:PATH    ArrayRecord data sets that `records.write` or `shards.write` made (`records.py`)
   corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
@@ -27,11 +28,12 @@ _KINDS = {
   "corrupted": "effnets.data.corrupted",
   "digits": "effnets.data.digits",
   "folder": "effnets.data.folder",
+  "pictures": "effnets.data.pictures",
   "records": "effnets.data.records",
   "tfds": "effnets.data.tfds",
 }
 # Kinds whose name is followed by `:` and a path or a name.
-_WITH_ARGUMENT = ("corrupted", "folder", "records", "tfds")
+_WITH_ARGUMENT = ("corrupted", "folder", "pictures", "records", "tfds")
 
 
 class Unreadable(Exception):
@@ -73,8 +75,8 @@ def open_source(
   """Returns the source that a config names.
 
   Args:
-    name: `digits`, `cluttered_digits`, `folder:PATH`, `records:PATH`, or a TFDS name (also
-      `tfds:NAME`).
+    name: `digits`, `cluttered_digits`, `folder:PATH`, `pictures:PATH`, `records:PATH`, or a TFDS
+      name (also `tfds:NAME`).
     split: `train`, `validation`, `test`, …; what each kind offers is in its module.
     options: settings of the kind, such as `labels` for `digits` or `data_dir` for TFDS.
     key: where the settings stand in the config, for messages. split_key: where the split does, if

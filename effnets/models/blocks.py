@@ -244,8 +244,8 @@ class Block(nn.Module):
       dilated=row.dilated,
     )(x, train)
 
-  def _add(self, x: Array, y: Array, train: bool, noise: Array | None) -> Array:
-    if train and noise is not None and self.drop_rate > 0:
+  def _add(self, x: Array, y: Array, noise: Array | None) -> Array:
+    if noise is not None and self.drop_rate > 0:
       y = layers.stochastic_depth(y, noise, self.drop_rate)
     return y + x
 
@@ -287,7 +287,7 @@ class MBConv(Block):
     y = self._convolve("project", row.channels, kernel=(1,) * row.project_parts)(y, train, gate)
     declared = inputs if row.declared is None else row.declared
     if row.skip and row.stride == 1 and inputs == declared == row.channels:
-      y = self._add(x, y, train, noise)
+      y = self._add(x, y, noise)
     return y, inner
 
 
@@ -335,7 +335,7 @@ class Bottleneck(Block):
     y = self._convolve("project", row.channels, scale=0.0)(spatial, train)
     if row.stride > 1 or x.shape[-1] != row.channels:
       x = self._convolve("shortcut", row.channels, stride=row.stride)(x, train)
-    return layers.ACTIVATIONS[row.activation](self._add(x, y, train, noise)), {"spatial": spatial}
+    return layers.ACTIVATIONS[row.activation](self._add(x, y, noise)), {"spatial": spatial}
 
 
 BLOCKS: dict[str, type[Block]] = {

@@ -131,7 +131,7 @@ class Network(nn.Module):
     squeeze-excitation) and `block_i/spatial`, activated, where the block has them.
     """
     noise = None
-    if train and keys is not None and "drop_path" in keys and self.drop_path_rate > 0:
+    if keys is not None and "drop_path" in keys and self.drop_path_rate > 0:
       noise = layers.path_noise(keys["drop_path"], len(self.block_layers))
     frozen = len(self.block_layers) if self.frozen_blocks < 0 else self.frozen_blocks
     x = self.stem_layer(images, train and not frozen)
@@ -145,7 +145,9 @@ class Network(nn.Module):
       x = nn.max_pool(x, (3, 3), (2, 2), pads)
     for index, block in enumerate(self.block_layers):
       x, inside = block.ends(
-        x, train and index >= frozen, None if noise is None else noise[:, index]
+        x,
+        train and index >= frozen,
+        None if noise is None or index < frozen else noise[:, index],
       )
       if index + 1 == frozen:
         x = jax.lax.stop_gradient(x)
@@ -190,12 +192,12 @@ class Network(nn.Module):
     """Returns float32 logits.
 
     Args:
-      images: normalised. train: batch moments instead of running ones, and noise.
+      images: normalised. train: batch moments instead of running ones.
       keys: one key per example for `dropout` and `drop_path`; a missing one means no such noise.
     """
     ends = self.features(images, train=train, keys=keys)
     x = ends["hidden"] if self.hidden else ends["pooled_features"]
-    if train and keys is not None and "dropout" in keys and self.dropout_rate > 0:
+    if keys is not None and "dropout" in keys and self.dropout_rate > 0:
       x = layers.dropout(x, keys["dropout"], self.dropout_rate)
     return self.classifier(x)
 

@@ -51,6 +51,12 @@ class Placement:
     return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
   @property
+  def processes(self) -> tuple[int, int]:
+    """This process's place among those whose devices the mesh has, and how many they are."""
+    spanned = sorted({device.process_index for device in self.mesh.devices.flat})
+    return spanned.index(jax.process_index()), len(spanned)
+
+  @property
   def replicated(self) -> NamedSharding:
     """Sharding of an array that every device holds whole."""
     return NamedSharding(self.mesh, P())

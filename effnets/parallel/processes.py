@@ -58,18 +58,26 @@ def on_first(action: Callable[[], object]) -> None:
 
   Raises: on every process, the UserError that it raised there: none is left waiting for the others.
   """
+  on_each(action if jax.process_index() == 0 else lambda: None)
+
+
+def on_each(action: Callable[[], object]) -> None:
+  """Calls `action` on every process, and lets each wait for all.
+
+  Raises: on every process, its own UserError, or else that of the first which raised one.
+  """
   error = None
-  if jax.process_index() == 0:
-    try:
-      action()
-    except errors.UserError as raised:
-      error = raised
+  try:
+    action()
+  except errors.UserError as raised:
+    error = raised
   if jax.process_count() > 1:
     text = np.zeros(_MESSAGE_BYTES, np.uint8)
     cut = str(error or "").encode()[:_MESSAGE_BYTES]
     text[: len(cut)] = np.frombuffer(cut, np.uint8)
-    text = multihost_utils.broadcast_one_to_all(text)
-    message = np.asarray(text).tobytes().rstrip(b"\0").decode(errors="ignore")
+    texts = np.asarray(multihost_utils.process_allgather(text))
+    messages = [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in texts]
+    message = next(filter(None, messages), "")
     error = error or (errors.UserError(message) if message else None)
   if error is not None:
     raise error

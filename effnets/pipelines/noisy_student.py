@@ -1,171 +1,93 @@
-"""Noisy Student training: teacher, un-noised pseudo-labels, noised students, and the controls.
+"""Noisy Student training: teachers, their un-noised labels, noised students, and the controls.
 
 Source: Xie et al. 2020 (arXiv 1911.04252), algorithm 1, with the filtering and balancing of its
 official code; the last stage is the train-test resolution fix (Touvron et al. 2019, 1906.06423).
 
-Every stage lives in a folder of its own below the workdir and is skipped when its `result.json`
-is there; a stage that was cut off resumes inside.
+Every training lives in a folder of its own below the workdir and is skipped when its `result.json`
+is there; one that was cut off resumes inside. So does a labelling, `labels_STUDENT`. What can be
+set is told in `stages.py`, and of labels in `labelling.py`.
 """
 
 import dataclasses
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from rich import box, table, text
 from rich import console as rich_console
 
-from effnets import configuration, data, errors, models, parallel, training, workdirs
-from effnets.pipelines import pseudo_labels
-
-NO_NOISE = {
-  "task": {"mixup": 0.0, "cutmix": 0.0},
-  "model": {"dropout_rate": 0.0, "drop_path_rate": 0.0},
-  "augment": {
-    "flip": False,
-    "shift": 0,
-    "cutout": 0,
-    "erasing": {"probability": 0.0},
-    "autoaugment": {"policy": ""},
-    "randaugment": {"layers": 0},
-  },
-}
-"""Overrides that switch off every source of noise: of the model and of the input."""
-
-KINDS = ("soft", "hard")
-
-_SETTINGS = {
-  "name": None,
-  "teacher": None,
-  "students": None,
-  "finetune": None,
-  "labels": ("source", "options", "split", "kind", "min_confidence", "per_class", "upsample"),
-  "controls": ("no_noise", "no_unlabelled"),
-}
-
-PSEUDO_LABELS = "pseudo_labels"
-"""What students have as `config.data.unlabelled.source`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """One training of the pipeline.
-
-  figures: split -> figures. variables: those that evaluate. earlier: seconds that it took in
-  another start of the pipeline, 0 if it was trained in this one.
-  """
-
-  name: str
-  config: ml_collections.ConfigDict
-  figures: dict[str, dict[str, float]]
-  variables: PyTree
-  earlier: float = 0.0
+from effnets import data, errors, parallel, training, workdirs
+from effnets.pipelines import labelling, stages
+from effnets.pipelines.stages import PRETRAINED, PSEUDO_LABELS, Stage
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-  """A stored pseudo-labelled set. figures: entries, distinct examples, share of right labels."""
+  """A stored pseudo-labelled set. figures: entries, distinct examples and more, see `labelling`."""
 
   source: data.Source
-  figures: dict[str, float]
+  folder: pathlib.Path
+  figures: dict[str, Any]
 
 
 def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, Any]:
   """Runs all stages, prints the final table and returns what `result.json` holds.
 
-  `config.pipeline` has `teacher` and `students` (name -> overrides of the config; a config keeps
-  no order, so they follow one another by name, student_2 before student_10),
-  `labels` (kind, min_confidence, per_class, upsample), `finetune` (overrides, or empty for no such
-  stage) and `controls` (no_noise, no_unlabelled).
-
   Raises: UserError for a mistake in any stage's config, before the first one starts.
   """
-  started = time.perf_counter()
-  path = pathlib.Path(workdir)
-  stages = stage_configs(config)
-  unlabelled = _unlabelled(config)
-  for name, stage in stages.items():
-    with errors.context(f"stage {name}"):
-      training.prepare(stage, sources={PSEUDO_LABELS: unlabelled})
-  parallel.on_first(lambda: workdirs.claim(path, config))
+  started, path = time.perf_counter(), pathlib.Path(workdir)
+  pipeline = _Pipeline(config, path)
+  # A finished pipeline may get further controls.
+  parallel.on_first(lambda: workdirs.claim(path, config, free=("pipeline.controls",)))
 
-  teacher = _train("teacher", stages["teacher"], path)
+  if "filter" in pipeline.configs:
+    pipeline.train("filter")
+  teacher = pipeline.train("teacher")
+  teachers = [teacher, *map(pipeline.train, stages.more_teachers(config))]
   students: list[Stage] = []
-  labels: dict[str, Labels] = {}
-  for name in _students(config):
-    previous = students[-1] if students else teacher
-    labels[name] = _label(previous, unlabelled, config, path / f"labels_{name}")
-    students.append(_train(name, stages[name], path, labels[name]))
-
-  controls = {}
-  first = _students(config)[0]
-  if config.pipeline.controls.no_noise:
-    controls["no_noise"] = _train("no_noise", stages["no_noise"], path, labels[first])
-  if config.pipeline.controls.no_unlabelled:
-    controls["no_unlabelled"] = _train("no_unlabelled", stages["no_unlabelled"], path)
-  last = students[-1]
+  for name in stages.students(config):
+    if config.pipeline.labels.by == "all":
+      labellers = [*teachers, *students]
+    else:
+      labellers = students[-1:] or teachers
+    labels = pipeline.label(name, labellers)
+    initial = labellers[-1] if students else teacher
+    students.append(pipeline.train_student(name, labels, initial))
+  first = students[0].name
+  controls = [pipeline.control(name, first, teachers) for name in pipeline.controls]
   finetuned = None
-  if "finetune" in stages:
-    finetuned = _train("finetune", stages["finetune"], path, initial=last.variables)
+  if "finetune" in pipeline.configs:
+    finetuned = pipeline.train("finetune", initial=students[-1].variables)
 
-  everyone = [teacher, *students, *controls.values(), *([finetuned] if finetuned else [])]
-  seconds = time.perf_counter() - started + sum(stage.earlier for stage in everyone)
+  trained = pipeline.trained
+  told = {stage.name for stage in (teacher, *students, *controls, finetuned or teacher)}
+  seconds = time.perf_counter() - started + sum(stage.earlier for stage in trained.values())
   result = {
     "teacher": _summary(teacher),
-    "students": [dict(_summary(s), labels=labels[s.name].figures) for s in students],
-    "controls": {name: _summary(stage) for name, stage in controls.items()},
+    "students": [dict(_summary(s), labels=pipeline.labels[s.name].figures) for s in students],
+    "controls": {stage.name: _summary(stage) for stage in controls},
     "finetuned": None if finetuned is None else _summary(finetuned),
+    "others": {name: _summary(stage) for name, stage in trained.items() if name not in told},
     "seed": config.seed,
     "seconds": round(seconds, 1),
   }
   training.results.write(path, result)
   if jax.process_index() == 0:
-    training.plots.curves(
-      {s.name: path / s.name / "metrics.jsonl" for s in everyone}, path / "plots" / "curves.png"
-    )
+    curves = {name: path / name / "metrics.jsonl" for name in trained if name not in pipeline.given}
+    training.plots.curves(curves, path / "plots" / "curves.png")
     console.print(_table(result, config))
   return result
-
-
-def stage_configs(config: Any) -> dict[str, ml_collections.ConfigDict]:
-  """Returns the resolved config of every training of the pipeline, by stage name, in order.
-
-  Raises: UserError if `config.pipeline` names no student, or sets what is not there.
-  """
-  pipeline = config.pipeline
-  _check_settings("config.pipeline", pipeline, tuple(_SETTINGS))
-  for section, settings in _SETTINGS.items():
-    if settings:
-      _check_settings(f"config.pipeline.{section}", pipeline[section], settings)
-  if not len(pipeline.students):
-    raise errors.UserError(
-      "config.pipeline.students is empty; name at least one, such as {'student_1': {}}."
-    )
-  stages = {"teacher": _override(config, ["teacher"], labelled_only=True)}
-  names = [f"students.{name}" for name in _students(config)]
-  for name in _students(config):
-    if not name.isidentifier() or name in ("teacher", "finetune", "no_noise", "no_unlabelled"):
-      raise errors.UserError(
-        f"config.pipeline.students.{name}: a stage's name is a word, and not another stage's."
-      )
-    stages[name] = _override(config, [f"students.{name}"])
-  if pipeline.controls.no_noise:
-    stages["no_noise"] = _override(config, names[:1], more=NO_NOISE)
-  if pipeline.controls.no_unlabelled:
-    stages["no_unlabelled"] = _override(config, names[:1], labelled_only=True)
-  if len(pipeline.finetune):
-    stages["finetune"] = _override(config, names[-1:], ["finetune"], NO_NOISE, labelled_only=True)
-  return stages
 
 
 def planned_stages(config: Any) -> dict[str, tuple[Any, bool]]:
   """Returns config of every training, and whether its unlabelled pictures carry probabilities."""
   soft = config.pipeline.labels.kind == "soft"
-  return {name: (stage, soft) for name, stage in stage_configs(config).items()}
+  found = stages.configs(config)
+  return {name: (stage, soft and name != "hard_labels") for name, stage in found.items()}
 
 
 def last_stage(config: Any, workdir: str | pathlib.Path) -> tuple[Any, pathlib.Path]:
@@ -176,142 +98,170 @@ def last_stage(config: Any, workdir: str | pathlib.Path) -> tuple[Any, pathlib.P
   Raises: UserError if not even the teacher has a checkpoint, or `config.pipeline` is wrong.
   """
   path = pathlib.Path(workdir)
-  stages = stage_configs(config)
-  for name in ("finetune", *reversed(_students(config)), "teacher"):
-    if name in stages and training.checkpoints.present(path / name / "checkpoints"):
-      return stages[name], path / name
+  configs = stages.configs(config)
+  for name in ("finetune", *reversed(stages.students(config)), "teacher"):
+    if name in configs and training.checkpoints.present(path / name / "checkpoints"):
+      return configs[name], path / name
   raise errors.UserError(f"--workdir={path} holds no checkpoints; train there first.")
 
 
-def _students(config: Any) -> list[str]:
-  """Returns the students' names, those that end in a number by it."""
-  return sorted(config.pipeline.students, key=models.registry.natural)
+class _Pipeline:
+  """The stages of one run, in its folder. trained, labels: what is done so far, by name."""
 
+  def __init__(self, config: Any, path: pathlib.Path):
+    """Opens the data and checks every stage. Raises: UserError for a mistake in any of them."""
+    self.config, self.path = config, path
+    self.configs = stages.configs(config)
+    self.controls = [name for name in stages.CONTROLS if config.pipeline.controls[name]]
+    self.trained: dict[str, Stage] = {}
+    self.labels: dict[str, Labels] = {}
+    labelling.check(config.pipeline.labels)
+    self._check_controls()
+    labelled = training.inputs.evaluation(self.configs["teacher"], "train")
+    self.pictures = labelling.Pictures(config.pipeline.labels, labelled.class_names)
+    self.given, made = {}, {}
+    for name, stage in self.configs.items():
+      with errors.context(f"stage {name}"):
+        if stages.given(config, name):
+          self.given[name] = made[name] = self._take(stage)
+        else:
+          made[name] = training.prepare(stage, sources=_sources(name, stage, self.pictures))
+    before = "teacher"
+    for name in stages.students(config):
+      if stages.from_teacher(config, name) and not _same_network(made[name], made[before]):
+        raise errors.UserError(
+          f"config.pipeline.from_teacher={config.pipeline.from_teacher!r}: {name} is another "
+          f"network than {before}, whose weights cannot start it; leave it out."
+        )
+      before = name
 
-def _check_settings(key: str, section: Any, names: tuple[str, ...]) -> None:
-  if not isinstance(section, ml_collections.ConfigDict):
-    raise errors.UserError(f"{key}={section!r} is not a section; its keys are {', '.join(names)}.")
-  for name in section:
-    if name not in names:
-      raise errors.unknown(key, name, "a setting", names)
-  for name in names:
-    if name not in section:
-      raise errors.UserError(f"{key}.{name} is missing; see configs/noisy_student.py.")
-
-
-def _override(
-  config: Any,
-  first: list[str],
-  then: list[str] | None = None,
-  more: Any = None,
-  labelled_only: bool = False,
-) -> Any:
-  """Returns `config` with the sections `first` of its pipeline, `more`, and those of `then`."""
-  stage = ml_collections.ConfigDict(config.to_dict())
-  stage.pipeline = ml_collections.ConfigDict({"name": ""})
-
-  def apply(names):
-    for name in names:
-      overrides = config.pipeline
-      for part in name.split("."):
-        overrides = overrides[part]
-      key = f"config.pipeline.{name}"
-      if not isinstance(overrides, ml_collections.ConfigDict):
-        raise errors.UserError(f"{key}={overrides!r} is not a section; write {{}} for no changes.")
-      configuration.merge(stage, overrides, key=key)
-
-  apply(first)
-  if more is not None:
-    configuration.merge(stage, more, key="NO_NOISE")
-  apply(then or [])
-  if labelled_only:
-    stage.data.unlabelled.source = ""
-    stage.data.unlabelled.ratio = 0.0
-  name = (then or first)[-1]
-  with errors.context(f"stage {name.rpartition('.')[2]}"):
-    configuration.check(stage)
-  return stage.lock()
-
-
-def _train(
-  name: str,
-  config: Any,
-  path: pathlib.Path,
-  labels: Labels | None = None,
-  initial: PyTree | None = None,
-) -> Stage:
-  """Returns the trained stage, from its folder if it is finished."""
-  folder = path / name
-  finished = training.results.read(folder)
-  if finished is not None:
-    variables = training.results.restore(config, folder).variables
-    return Stage(name, config, finished["figures"], variables, finished["seconds"])
-  result = training.train(
-    config,
-    folder,
-    name=name,
-    initial=initial,
-    sources={} if labels is None else {PSEUDO_LABELS: labels.source},
-  )
-  figures = {"figures": result.figures, "steps": result.steps, "seconds": result.seconds}
-  training.results.write(folder, figures)
-  return Stage(name, config, result.figures, result.variables)
-
-
-def _unlabelled(config: Any) -> data.Source:
-  """Returns the pictures to be labelled, every setting of their labels checked."""
-  labels = config.pipeline.labels
-  if labels.kind not in KINDS:
-    raise errors.unknown("config.pipeline.labels.kind", labels.kind, "a kind of label", KINDS)
-  pseudo_labels.check(min_confidence=labels.min_confidence, per_class=labels.per_class)
-  if not labels.source:
-    raise errors.UserError(
-      "config.pipeline.labels.source is empty; give the pictures to be labelled, such as "
-      "'folder:PATH' or the name of a TFDS data set."
-    )
-  return data.open_source(
-    labels.source, labels.split, options=labels.options.to_dict(), key="config.pipeline.labels"
-  )
-
-
-def _label(teacher: Stage, unlabelled: data.Source, config: Any, folder: pathlib.Path) -> Labels:
-  """Returns the set that `teacher` labelled, written to `folder` unless it is there.
-
-  The teacher predicts with its averaged weights, on un-augmented centre crops, at its own
-  resolution. The set holds every kept picture as often as balancing wants it.
-  """
-  settings = config.pipeline.labels
-  if data.records.read_manifest(folder) is None:
-    probabilities = training.results.probabilities(teacher.config, teacher.variables, unlabelled)
-    selection = pseudo_labels.select(
-      probabilities,
-      min_confidence=settings.min_confidence,
-      per_class=settings.per_class,
-      upsample=settings.upsample,
-      seed=config.seed,
-    )
-    if jax.process_index() == 0:
-      data.records.write(
-        folder,
-        pseudo_labels.examples(probabilities, selection, soft=settings.kind == "soft"),
-        {
-          "teacher": teacher.name,
-          "teacher_figures": teacher.figures,
-          "source": unlabelled.name,
-          "settings": settings.to_dict(),
-          "seed": config.seed,
-          "figures": pseudo_labels.figures(selection),
-        },
-        class_names=unlabelled.class_names,
-        images={
-          "images": settings.source,
-          "images_split": settings.split,
-          "images_options": settings.options.to_dict(),
-        },
+  def _take(self, config: Any) -> training.results.Trained:
+    """Returns a network that is not trained here."""
+    taken = training.start.imported(config)
+    if taken.task.num_classes != self.pictures.num_classes:
+      raise errors.UserError(
+        f"config.weights={config.weights!r} are of {taken.task.num_classes} classes, "
+        f"config.data.source={config.data.source!r} has {self.pictures.num_classes}."
       )
-    multihost_utils.sync_global_devices(f"labels of {teacher.name}")
-  source = data.open_source(f"records:{folder}", "all")
-  return Labels(source, source.provenance["figures"])
+    return taken
+
+  def _check_controls(self) -> None:
+    pipeline = self.config.pipeline
+    for name, key, always in (
+      ("hard_labels", "labels.kind", pipeline.labels.kind == "hard"),
+      ("noisy_teacher", "labels.noise", pipeline.labels.noise),
+      ("separate", "training", pipeline.training == "separate"),
+    ):
+      if name in self.controls and always:
+        raise errors.UserError(
+          f"config.pipeline.controls.{name}=True compares nothing, since config.pipeline.{key} "
+          "says the same of every student; switch one of them off."
+        )
+
+  def train(self, name: str, labels: Labels | None = None, initial: PyTree | None = None) -> Stage:
+    """Returns the trained stage, from its folder if it is finished."""
+    config, folder = self.configs[name], self.path / name
+    finished = training.results.read(folder)
+    if name in self.given:
+      taken = self.given[name]
+      figures = _judged(taken) if finished is None else finished["figures"]
+      training.results.write(folder, {"figures": figures, "steps": 0, "seconds": 0.0})
+      stage = Stage(name, config, figures, taken.variables)
+    elif finished is not None:
+      variables = training.results.restore(config, folder).variables
+      stage = Stage(name, config, finished["figures"], variables, finished["seconds"])
+    else:
+      sources = {} if labels is None else _sources(name, config, labels.source)
+      result = training.train(config, folder, name=name, initial=initial, sources=sources)
+      figures = {"figures": result.figures, "steps": result.steps, "seconds": result.seconds}
+      training.results.write(folder, figures)
+      stage = Stage(name, config, result.figures, result.variables)
+    self.trained[name] = stage
+    return stage
+
+  def train_student(self, name: str, labels: Labels, teacher: Stage) -> Stage:
+    """Returns the student that learns from `labels`, in one training or in two."""
+    initial = teacher.variables if stages.from_teacher(self.config, name) else None
+    if name + PRETRAINED not in self.configs:
+      return self.train(name, labels, initial)
+    before = self.train(name + PRETRAINED, labels, initial)
+    return self.train(name, initial=before.variables)
+
+  def label(self, name: str, teachers: list[Stage], settings: Any = None) -> Labels:
+    """Returns the set that `teachers` label for the training `name`.
+
+    settings: `config.pipeline.labels` if nothing else is given. Where the filter has chosen before,
+    or the first choice is to stay, it does.
+    """
+    settings = settings or self.config.pipeline.labels
+    folder, earlier = self.path / f"labels_{name}", next(iter(self.labels.values()), None)
+    if data.records.read_manifest(folder) is None:
+      again = earlier is not None and ("filter" in self.configs or settings.select == "first")
+      labeller = self._labeller(teachers, settings)
+      if again:
+        chooser = None
+      elif "filter" in self.configs:
+        chooser = self._labeller([self.trained["filter"]], self.config.pipeline.labels)
+      else:
+        chooser = labeller
+      labelling.run(
+        labelling.Round(
+          folder,
+          self.pictures,
+          settings,
+          labeller,
+          chooser,
+          earlier=earlier.folder if again else None,
+          seed=self.config.seed,
+        )
+      )
+    source = data.open_source(f"records:{folder}", "all")
+    self.labels[name] = Labels(source, folder, source.provenance["figures"])
+    return self.labels[name]
+
+  def _labeller(self, teachers: list[Stage], settings: Any) -> labelling.Labeller:
+    classes = self.pictures.num_classes
+    return labelling.Labeller(teachers, settings, classes=classes, seed=self.config.seed)
+
+  def control(self, name: str, first: str, teachers: list[Stage]) -> Stage:
+    """Returns a control: the student `first` with something else. teachers: of that student."""
+    labels = self.labels[first]
+    if name == "no_unlabelled":
+      return self.train(name)
+    if name == "noisy_teacher":
+      settings = ml_collections.ConfigDict(self.config.pipeline.labels.to_dict())
+      settings.noise = True
+      labels = self.label(name, teachers, settings)
+    elif name == "hard_labels":
+      source = data.open_source(f"records:{labels.folder}", "all", options={"soft": False})
+      labels = dataclasses.replace(labels, source=source)
+    return self.train_student(name, labels, teachers[0])
+
+
+def _sources(name: str, config: Any, pictures: Any) -> Mapping[str, Any]:
+  """Returns what stands for the labelled set in the training `name`, by the config's name for it.
+
+  A first half of two trains on nothing else.
+  """
+  return {config.data.source if name.endswith(PRETRAINED) else PSEUDO_LABELS: pictures}
+
+
+def _judged(taken: training.results.Trained) -> dict[str, dict[str, float]]:
+  """Returns the figures of a network on the splits that every training ends with."""
+  predictor, figures = training.evaluator.create(taken.config, taken.task, taken.placement), {}
+  for part in ("validation", "test"):
+    source = training.inputs.evaluation(taken.config, part)
+    transform = training.inputs.evaluation_transform(taken.config, source)
+    split = taken.config.data.split[part]
+    figures[split] = predictor.evaluate(taken.variables, source, transform)
+  return figures
+
+
+def _same_network(one: Any, other: Any) -> bool:
+  """Returns whether the tasks of two stages have variables of equal names and shapes."""
+  first, second = one.task.abstract(), other.task.abstract()
+  shape = lambda leaf: leaf.shape  # noqa: E731
+  return jax.tree.map(shape, first) == jax.tree.map(shape, second)
 
 
 def _summary(stage: Stage) -> dict[str, Any]:
@@ -342,7 +292,12 @@ def _table(result: dict[str, Any], config: Any) -> table.Table:
     words = column in ("stage", "model")
     rows.add_column(column, justify="left" if words else "right", no_wrap=not words)
   teacher = result["teacher"]
-  others = [*result["students"], *result["controls"].values(), result["finetuned"]]
+  others = [
+    *result["others"].values(),
+    *result["students"],
+    *result["controls"].values(),
+    result["finetuned"],
+  ]
   for summary in [teacher, *filter(None, others)]:
     gain = summary["test_top1"] - teacher["test_top1"]
     rows.add_row(

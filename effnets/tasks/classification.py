@@ -163,6 +163,18 @@ class Classification:
     images = self.placement.split_images(self._inputs(images))
     return self.module.apply(variables, images, train=False)
 
+  def noised_logits(
+    self, variables: base.Variables, batch: base.Batch, root: Key[Array, ""]
+  ) -> Float[Array, "b k"]:
+    """Returns the logits under the noise of training, of input and model, with running moments.
+
+    Draws are functions of `root` and the batch's positions, so others in the batch change nothing.
+    """
+    keys = self._keys(batch, root, ("augment", "dropout", "drop_path"))
+    images = self._inputs(self._augmented(batch["image"], keys.pop("augment")))
+    images = self.placement.split_images(images)
+    return self.module.apply(variables, images, train=False, keys=keys)
+
   def features(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
     """Returns the network's end points without space, `b d`, such as `pooled_features`."""
     images = self.placement.split_images(self._inputs(batch["image"]))

@@ -33,7 +33,7 @@ def create(
 class Predictor:
   """A compiled `task.predict`, shared by every set and every moment of a run.
 
-  Compiles when first used. Outputs come back whole to every process.
+  Compiles when first used. Outputs come back whole to every process that the mesh spans.
   """
 
   def __init__(
@@ -66,18 +66,25 @@ class Predictor:
     self._compiled = jitted.lower(variables, batch).compile()
 
   def batches(
-    self, variables: PyTree, source: data.Source, transform: Callable | None = None
+    self,
+    variables: PyTree,
+    source: data.Source,
+    transform: Callable | None = None,
+    tally: data.Tally | None = None,
   ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Yields (outputs, examples) batch by batch on the host, in the source's order, unpadded.
 
     Unreadable examples are left out; `examples["index"]` says which are there.
+    tally: see `data.eval_batches`.
     """
+    index, count = self._placement.processes
     host = data.eval_batches(
       source,
       self._batch_size,
       transform=transform,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      process_index=index,
+      process_count=count,
+      tally=tally,
       **self._reading,
     )
     with data.place(host, self._placement.mesh) as placed:

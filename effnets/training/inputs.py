@@ -75,10 +75,11 @@ def training(config: Any, sources: Mapping[str, data.Source]) -> Training:
     more = config.data.unlabelled
     key = "config.data.unlabelled"
     other = _open(more, more.split, sources, key=key, split_key=f"{key}.split")
+    weights = np.array([1.0, more.weight or more.ratio])
     stream = data.Mixture(
       [stream, _stream(config, other, "unlabelled")],
       counts=[labelled, unlabelled],
-      weights=[1.0, more.weight or more.ratio],
+      weights=list(weights / weights.sum() if more.average else weights),
       max_unreadable=config.data.max_unreadable,
     )
   return Training(stream, labelled + unlabelled, labelled, len(source), tuple(source.class_names))

@@ -6,11 +6,10 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
-from effnets import configuration, data, errors, parallel, tasks, workdirs
-from effnets.training import checkpoints, evaluator, inputs, state
+from effnets import configuration, errors, parallel, tasks, workdirs
+from effnets.training import checkpoints, inputs, state
 
 RESULT = "result.json"
 
@@ -88,19 +87,3 @@ def restore(config: Any, workdir: str | pathlib.Path, *, best: bool = False) -> 
     about={"run": str(workdir), "checkpoint": "best" if best else "last", "step": step},
     class_names=names,
   )
-
-
-def probabilities(config: Any, variables: PyTree, source: data.Source) -> Float[np.ndarray, "n k"]:
-  """Returns a classifier's softmax over `source`, in its order, without noise.
-
-  The row of an example that cannot be read is zero.
-  """
-  task, placement = model(config)
-  predictor = evaluator.create(config, task, placement)
-  transform = inputs.evaluation_transform(config, source)
-  outputs, examples = predictor.all(variables, source, transform)
-  logits = outputs["logits"].astype(np.float64)
-  unnormalised = np.exp(logits - logits.max(1, keepdims=True))
-  result = np.zeros((len(source), logits.shape[1]), np.float32)
-  result[examples["index"]] = unnormalised / unnormalised.sum(1, keepdims=True)
-  return result

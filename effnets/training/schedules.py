@@ -24,7 +24,7 @@ UNITS = ("steps", "epochs", "examples", "percent")
 _SLACK = 1e-6
 
 # Every field of a schedule's config beside `name`, with its default. `None` is "not given".
-_COMMON = {"warmup": None, "decay_after_warmup": False}
+_COMMON = {"warmup": None, "total": None, "decay_after_warmup": False}
 _FIELDS = {
   "constant": {},
   "exponential": {"decay": None, "decay_rate": 0.97, "staircase": True, "final_fraction": None},
@@ -32,7 +32,7 @@ _FIELDS = {
   "polynomial": {"decay": None, "final_fraction": 0.0, "power": 2.0},
   "step": {"boundaries": None, "factor": 0.1},
 }
-_DURATIONS = ("warmup", "decay", "boundaries")
+_DURATIONS = ("warmup", "total", "decay", "boundaries")
 
 
 def duration(
@@ -150,13 +150,17 @@ def create(
   - `polynomial`: peak * (f + (1 - f) * (1 - min(t / T, 1)) ** power).
   - `step`: peak * factor ** (number of `boundaries` that t has reached).
 
+  With the duration `total`, longer than the run, the schedule is that of a run of that length, of
+  which this one does the last steps: it starts at step `total - total_steps`. `_percent` is then of
+  `total`.
+
   Args:
     config: `name` and the fields above, durations with their unit (`warmup_epochs=5`).
     learning_rate: the peak, see `scaled`, of `config.optimizer`. total_steps: length of the run.
     steps_per_epoch: examples per epoch over batch size, not rounded. batch_size: global.
     key: how messages call `config`.
   Raises: UserError for an unknown name or field, a missing or doubled duration, a bad value.
-  Source: EfficientNet sheet 3.5; Noisy Student sheet 4 (SVHN).
+  Source: EfficientNet sheet 3.5; Noisy Student sheet 4 (SVHN), 3.5 (`train_last_step_num`).
 
   >>> config = {"name": "exponential", "warmup_epochs": 5, "decay_epochs": 2.4}
   >>> s = create(config, learning_rate=0.128, total_steps=218949, steps_per_epoch=1281167 / 2048)
@@ -168,9 +172,14 @@ def create(
   if name not in _FIELDS:
     raise errors.unknown(f"{key}.name", name, "a schedule", _FIELDS)
   values = _read(config, name, key)
-  context = dict(
-    steps_per_epoch=steps_per_epoch, batch_size=batch_size, total_steps=total_steps, key=key
-  )
+  context = dict(steps_per_epoch=steps_per_epoch, batch_size=batch_size, key=key)
+  whole = steps(config, "total", default=total_steps, **context)
+  if whole < total_steps:
+    raise errors.UserError(
+      f"{key}.total_* is {whole} steps, fewer than the {total_steps} of this run, its last ones."
+    )
+  skipped, total_steps = whole - total_steps, whole
+  context["total_steps"] = total_steps
   if not isinstance(learning_rate, (int, float)) or not 0 <= learning_rate < math.inf:
     raise errors.UserError(
       f"config.optimizer.learning_rate={learning_rate!r} should be a number of at least 0."
@@ -203,7 +212,7 @@ def create(
     )
 
   def schedule(step):
-    step = jnp.asarray(step, jnp.int32)
+    step = jnp.asarray(step, jnp.int32) + skipped
     rate = decay(jnp.maximum(step - start, 0))
     if warmup:
       ramp = step.astype(jnp.float32) * jnp.float32(peak / warmup)
@@ -211,14 +220,6 @@ def create(
     return rate.astype(jnp.float32)
 
   return schedule
-
-
-def shifted(schedule: Schedule, *, by: int) -> Schedule:
-  """Returns `schedule` seen from its step `by` on: a run of its last steps only starts there.
-
-  Source: Noisy Student sheet 3.5 (`train_last_step_num`).
-  """
-  return lambda step: schedule(jnp.asarray(step, jnp.int32) + by)
 
 
 def _read(config, name, key):

@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from effnets import configuration, ops, parallel, tasks
 from effnets.models import initialize
-from effnets.pipelines import noisy_student
+from effnets.pipelines import stages
 from effnets.training import inputs, optimizers
 
 FOLDER = pathlib.Path(__file__).parent
@@ -41,7 +41,9 @@ CONFIGS = (
   "configs/mobilenetv3.py:small,paper",
   "configs/mobilenetv3.py:small,transfer=birdsnap,folder=/data/birdsnap",
   "configs/noisy_student.py",
+  "configs/noisy_student.py:b0,unlabelled=pictures:/data/unlabelled",
   "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",
+  "configs/noisy_student.py:svhn",
 )
 
 # Classes and training examples of what the configs name; nothing is opened.
@@ -49,6 +51,7 @@ _DATA = {
   ("digits", "train"): (10, 1197),
   ("digits", "labelled"): (10, 100),
   ("imagenet2012", "train"): (1000, 1281167),
+  ("svhn_cropped", "train[4000:]"): (10, 69257),
   ("cars196", "train"): (196, 8144),
   ("cifar10", "train"): (10, 50000),
   ("folder:/data/birdsnap", "train"): (500, 47386),
@@ -70,7 +73,7 @@ def dump(name: str) -> str:
     return "\n".join([*lines, *_schedule(config), *_weights(config), ""])
   known: dict[str, str] = {}
   whole = configuration.flatten(config)
-  for stage, resolved in noisy_student.stage_configs(config).items():
+  for stage, resolved in stages.configs(config).items():
     leaves = configuration.flatten(resolved)
     own = {k: v for k, v in leaves.items() if k != "pipeline.name" and whole.get(k, ()) != v}
     lines += ["", f"stage {stage}: config where it differs", *_leaves(own), *_schedule(resolved)]

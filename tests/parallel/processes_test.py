@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from effnets import errors
@@ -49,3 +50,27 @@ def test_others_that_cannot_be_joined(monkeypatch):
       processes.initialize(num_processes=2)
   finally:
     jax.config.update("jax_enable_preemption_service", False)
+
+
+def test_a_mistake_of_any_process_is_told_by_all(monkeypatch):
+  def allgather(text):
+    other = np.zeros_like(text)
+    other[:5] = np.frombuffer(b"wrong", np.uint8)
+    return np.stack([np.zeros_like(text), other, text])
+
+  monkeypatch.setattr(jax, "process_count", lambda: 3)
+  monkeypatch.setattr(processes.multihost_utils, "process_allgather", allgather)
+  done = []
+  with pytest.raises(errors.UserError, match="^wrong$"):
+    processes.on_each(lambda: done.append(1))
+  assert done == [1]
+
+  def mistaken():
+    raise errors.UserError("my own")
+
+  with pytest.raises(errors.UserError, match="^my own$"):
+    processes.on_each(mistaken)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  with pytest.raises(errors.UserError, match="^wrong$"):
+    processes.on_first(lambda: done.append(2))  # not the first: it only waits
+  assert done == [1]

@@ -2,9 +2,10 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
-from effnets import configuration, errors, parallel, training
+from effnets import configuration, errors, parallel, tasks, training
 from effnets.training import inputs
 from tests.data import fakes
 from tests.training import tiny
@@ -30,6 +31,42 @@ def test_the_shapes_of_a_batch_are_those_of_the_batches():
   assert soft.sum() == 12
   np.testing.assert_allclose(np.asarray(batch["weight"])[soft], 3.0 * 16 / 12)
   np.testing.assert_allclose(np.asarray(batch["weight"])[~soft], 16 / 4)
+
+
+class Alike(fakes.Numbered):
+  """Pictures of class 0 of four; with soft labels if they are asked for."""
+
+  def __getitem__(self, index):
+    example = {**super().__getitem__(index), "label": np.int32(0)}
+    if self._soft:
+      example["probabilities"] = np.array([0.7, 0.2, 0.05, 0.05], np.float32)
+    return example
+
+
+@pytest.mark.parametrize(
+  ("ratio", "total", "mean"),
+  # The sheet's check 3: as the official code adds up, and the mean over the whole batch.
+  [(1.0, 1.480379, 0.740190), (3.0, 3.260759, 0.815190), (14.0, 13.052845, 0.870190)],
+)
+def test_the_loss_of_a_mixture(ratio, total, mean):
+  config = tiny.get_config()
+  config.batch_size = 2
+  config.data.source = "true"
+  config.data.unlabelled.update({"source": "soft", "ratio": ratio})
+  sources = {name: Alike(9, size=32, classes=4, soft=name == "soft") for name in ("true", "soft")}
+  placement = parallel.create({"data": 1}, devices=jax.devices()[:1])
+  config.batch_norm.group = "local"
+  for average, expected in ((False, total), (True, mean)):
+    config.data.unlabelled.average = average
+    examples = inputs.training(config, sources)
+    size = examples.batch_size
+    assert size == 2 + 2 * ratio
+    batch = [examples.stream[i] for i in range(size)]
+    batch = {name: np.stack([e[name] for e in batch]) for name in batch[0]}
+    task = tasks.create(config, placement, num_classes=4, step_batch=size)
+    logits = np.tile(np.array([2.0, 1.0, 0.0, -1.0], np.float32), (size, 1))
+    entropy = optax.softmax_cross_entropy(logits, task.targets(batch))
+    np.testing.assert_allclose(np.mean(batch["weight"] * entropy), expected, rtol=1e-5)
 
 
 def test_durations():

@@ -2,11 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from effnets import data, errors, training
-from effnets.data import sources
+from effnets import errors, training
 from effnets.training import results
 from tests.training import tiny
 
@@ -36,38 +34,6 @@ def test_the_best_checkpoint_is_the_one_with_the_best_figure(unbroken):
     meta = unbroken.workdir / "checkpoints" / str(number) / "meta" / "metadata"
     figures[number] = json.loads(meta.read_text())["content"]["metrics"].get("top1", -1.0)
   assert figures[best] == max(figures.values())
-
-
-class Damaged:
-  """The first digits of the validation split, of which two cannot be read."""
-
-  name, num_classes, image_size = "damaged", 10, 32
-  class_names = tuple("0123456789")
-
-  def __init__(self):
-    self.whole = data.open_source("digits", "validation")
-
-  def __len__(self):
-    return 21
-
-  def __getitem__(self, index):
-    if index in (4, 20):
-      raise sources.Unreadable(f"digit {index}")
-    return self.whole[index]
-
-
-def test_probabilities_stay_with_their_examples(unbroken):
-  config = tiny.get_config()
-  config.data.max_unreadable = 0.2
-  variables = unbroken.result.variables
-  whole = results.probabilities(config, variables, Damaged().whole)
-  np.testing.assert_allclose(whole.sum(1), 1.0, rtol=1e-5)
-  assert whole.shape == (200, 10) and whole.dtype == np.float32
-  some = results.probabilities(config, variables, Damaged())
-  assert some.shape == (21, 10)
-  readable = [i for i in range(21) if i not in (4, 20)]
-  np.testing.assert_allclose(some[readable], whole[readable], rtol=1e-6)
-  np.testing.assert_array_equal(some[[4, 20]], 0.0)
 
 
 @pytest.mark.parametrize("made", [False, True])

@@ -119,10 +119,24 @@ def test_all_schedules(name, config, after):
   np.testing.assert_allclose(schedules.sample(schedule, 100), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_shifted_starts_late():
-  schedule = imagenet(2048, 218949)
-  last = schedules.shifted(schedule, by=218949 - 100)
-  assert last(0) == schedule(218849) and last(99) == schedule(218948)
+@pytest.mark.parametrize(
+  "config",
+  [
+    {"name": "exponential", "warmup_epochs": 5, "decay_epochs": 2.4},
+    {"name": "cosine", "warmup_percent": 10, "decay_after_warmup": True},
+    {"name": "step", "boundaries_percent": (50, 98)},
+  ],
+)
+def test_the_last_steps_of_a_longer_schedule(config):
+  # The sheet's check 12: with the last s steps of `total`, the first rate is that of total - s.
+  context = {"learning_rate": 0.128, "steps_per_epoch": IMAGENET / 2048}
+  whole = schedules.create(config, total_steps=218949, **context)
+  last = schedules.create({**config, "total_epochs": 350}, total_steps=938, **context)
+  for step in (0, 1, 500, 937):
+    assert last(step) == whole(218949 - 938 + step)
+  same = schedules.create({**config, "total_steps": 938}, total_steps=938, **context)
+  plain = schedules.create(config, total_steps=938, **context)
+  np.testing.assert_array_equal(schedules.sample(same, 938), schedules.sample(plain, 938))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +192,11 @@ def test_duration_errors(config, message):
     ),
     ({"name": "step", "boundaries_steps": (5, 3)}, r"boundaries_\* should increase"),
     ({"name": "step", "boundaries_percent": 101}, r"should lie between 0 and 100"),
+    (
+      {"name": "cosine", "total_steps": 99},
+      r"total_\* is 99 steps, fewer than the 100 of this run",
+    ),
+    ({"name": "cosine", "total_percent": 99}, r"total_percent=99: this unit has no meaning here"),
   ],
 )
 def test_create_errors(config, message):
