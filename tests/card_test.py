@@ -74,6 +74,49 @@ def test_a_sweeps_result_becomes_arms():
   assert taken["columns"]["weights"]["old"] == "1,200"
 
 
+MAP = {
+  "title": "Strength and width",
+  "claim": "Wide wants more.",
+  "setting": "Two widths.",
+  "seeds": [0, 1],
+  "figure": "test top-1",
+  "comparisons": [["wide", "thin"]],
+  "map": {
+    "axes": ["network", "M"],
+    "values": [2, 6],
+    "cells": {
+      "thin": {"M 2": [0.5, 0.6], "M 6": [0.4, 0.6]},
+      "wide": {"M 2": [0.6, 0.7], "M 6": [0.7, 0.8]},
+    },
+  },
+}
+
+
+def test_a_maps_best_columns_are_compared(tmp_path, monkeypatch):
+  # Thin: M 2, then both alike, so 4; wide: M 6 twice. Differences 4 and 2: 3 ± 1.
+  assert card.arms_of(MAP) == {"thin": [2.0, 4.0], "wide": [6.0, 6.0]}
+  text = card.render({**RESULTS, "more": [MAP]})
+  assert text.startswith(card.render(RESULTS).partition("Wall time")[0])
+  for line in (
+    "## Strength and width",
+    "| test top-1: network by M | M 2 | M 6 |",
+    "| thin | **55.00% ± 5.00%** | 50.00% ± 10.00% |",
+    "| wide | 65.00% ± 5.00% | **75.00% ± 5.00%** |",
+    "| arm | best M, mean ± s.e. | seed 0 | seed 1 |",
+    "| thin | 3.0 ± 1.0 | 2.0 | 4.0 |",
+    "| wide over thin | +3.0 ± 1.0 | +3.0 |",
+    "![Every cell](results_1.png)",
+  ):
+    assert line in text.splitlines(), line
+  assert text.count("The claim is **reproduced**") == 2
+  folder = tmp_path / "experiments" / "a_paper"
+  folder.mkdir(parents=True)
+  (folder / "results.json").write_text(json.dumps({**RESULTS, "more": [MAP]}))
+  monkeypatch.chdir(tmp_path)
+  card.write("a_paper")
+  assert {path.name for path in folder.glob("*.png")} == {"results.png", "results_1.png"}
+
+
 def test_equal_differences_have_no_number_of_errors():
   results = {**RESULTS, "arms": {"old": [0.5, 0.5, 0.5], "new": [0.75, 0.75, 0.75]}}
   assert "| new over old | +25.00% ± 0.00% | all equal |" in card.render(results)

@@ -42,6 +42,11 @@ CONFIGS = (
   "configs/mobilenetv3.py:small,transfer=birdsnap,folder=/data/birdsnap",
   "configs/noisy_student.py",
   "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",
+  "configs/randaugment.py",
+  "configs/randaugment.py:cifar10",
+  "configs/randaugment.py:cifar10,shake_shake_26_2x96d,policy=autoaugment",
+  "configs/randaugment.py:imagenet",
+  "configs/randaugment.py:svhn,wide_resnet_28_2",
 )
 
 # Classes and training examples of what the configs name; nothing is opened.
@@ -51,6 +56,7 @@ _DATA = {
   ("imagenet2012", "train"): (1000, 1281167),
   ("cars196", "train"): (196, 8144),
   ("cifar10", "train"): (10, 50000),
+  ("svhn_cropped", "train+extra"): (10, 604388),
   ("folder:/data/birdsnap", "train"): (500, 47386),
   ("folder:/data/pictures", "train"): (3, 640),
 }
