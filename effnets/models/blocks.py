@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -420,7 +421,9 @@ class _Halves(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
     """Returns the convolved pixels; beyond the edge there are zeros."""
-    moved = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
+    moved = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    for axis in (1, 2):
+      moved = jax.lax.slice_in_dim(moved, 1, None, axis=axis)
     half = self.channels // 2
     sizes = (half, self.channels - half)
     return jnp.concatenate(
