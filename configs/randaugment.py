@@ -1,7 +1,7 @@
 """RandAugment (Cubuk et al. 2019, arXiv 1909.13719), and AutoAugment beside it.
 
-`configs/randaugment.py`: a small Wide-ResNet on 100 handwritten digits with two operations of
-magnitude 5; under a minute on two CPU cores.
+`configs/randaugment.py`: a small Wide-ResNet on 50 handwritten digits with two operations of
+magnitude 6; under a minute on two CPU cores, about 89 % of the test digits right.
 `configs/randaugment.py:grid`: the search for N and M on the same digits, with its heat map in
 `plots/sweep.png`; about five minutes.
 `configs/randaugment.py:cifar10` (`cifar100`, `svhn_core`, `svhn`, `imagenet`): the paper's recipe
@@ -58,7 +58,7 @@ _SMALL = {
 _IMAGENET = {"resnet50": (2, 9), "b5": (2, 17), "b7": (2, 28), "b8": (2, 28)}
 # N and M that the paper tried.
 _GRIDS = {
-  "digits": ((1, 2), (2, 5, 8, 11)),
+  "digits": ((1, 2, 3), (2, 6, 10, 14)),
   "cifar10": ((3,), (4, 5, 7, 9, 11)),
   "cifar100": ((1, 2), (2, 6, 10, 14)),
   "svhn_core": ((3,), (5, 7, 9, 11)),
@@ -125,10 +125,10 @@ def _chosen(words, networks):
 
 
 def _digits(config, policy):
-  recipes.small_wide_resnet(config, steps=300)
+  recipes.small_wide_resnet(config, steps=200)
   if policy == "autoaugment":
     config.augment.autoaugment.policy = "svhn"
-  return 2, 5
+  return 2, 6
 
 
 def _small(config, data, network, args, grid):

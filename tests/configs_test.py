@@ -135,7 +135,7 @@ def test_the_schedule_of_resnet50():
 @pytest.mark.parametrize(
   ("arg", "layers", "magnitudes"),
   [
-    ("grid", (1, 2), (2, 5, 8, 11)),
+    ("grid", (1, 2, 3), (2, 6, 10, 14)),
     ("grid,cifar10,wide_resnet_28_2", (3,), (4, 5, 7, 9, 11)),
     ("cifar100,grid", (1, 2), (2, 6, 10, 14)),
     ("svhn_core,grid", (3,), (5, 7, 9, 11)),

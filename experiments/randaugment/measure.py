@@ -13,17 +13,17 @@ import ml_collections
 from effnets import configuration, recipes
 
 RUNS = pathlib.Path("runs/cards/randaugment")
-LAYERS, MAGNITUDE = 2, 5.0
+LAYERS, MAGNITUDE = 2, 6.0
 # Run -> its name on the card, and its augmentation.
 ARMS = {
-  "randaugment": ("RandAugment, N 2, M 5, and moves", {}),
+  "randaugment": ("RandAugment, N 2, M 6, and moves", {}),
   "moves": ("moves alone", {"randaugment": {"layers": 0}}),
   "nothing": ("nothing", {"randaugment": {"layers": 0}, "shift": 0}),
 }
 MAGNITUDES = (2, 6, 10, 14)
-WIDTHS = {"thin": 0.25, "wide": 1.0}
-LABELS = {"few": 50, "many": 500}
-STEPS, MAP_STEPS = 300, 200
+WIDTHS = {"thin": 0.25, "wide": 0.75}
+LABELS = {"few": 50, "many": 400}
+STEPS = 200
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -42,7 +42,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for size, labels in LABELS.items()
     for network, width in WIDTHS.items()
   }
-  config.train.steps = MAP_STEPS
   strengths = {f"M{m}": {"augment": {"randaugment": {"magnitude": m}}} for m in MAGNITUDES}
   config.pipeline = recipes.sweep(axes={"case": rows, "magnitude": strengths}, seeds=seeds)
   return config.lock()
