@@ -9,8 +9,8 @@ with the N and M that it found, for the data set's first network or another one:
 `cifar10,shake_shake_26_2x96d`, `cifar10,pyramidnet_272`, `svhn,wide_resnet_28_2`, `imagenet,b7`.
 The paper's accuracies for the first networks: 97.3, 83.3, 98.3, 99.0 and 77.6 %.
 `configs/randaugment.py:cifar10,grid`: the search on training pictures that are held out.
-`policy=none` or `policy=autoaugment`: the paper's baselines. `batch_size=`, `seed=` set the two
-that change most.
+`policy=none` or `policy=autoaugment`: the paper's baselines; `policy=learned` learns on held-out
+pictures how often each operation is drawn. `batch_size=`, `seed=` set the two that change most.
 """
 
 from typing import NamedTuple
@@ -69,7 +69,7 @@ _GRIDS = {
   "b8": ((2, 3), (17, 25, 28, 31)),
 }
 _NETWORKS = {name: tuple(networks) for name, networks in {**_SMALL, "imagenet": _IMAGENET}.items()}
-_POLICIES = ("randaugment", "autoaugment", "none")
+_POLICIES = ("randaugment", "learned", "autoaugment", "none")
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -99,7 +99,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if data == "imagenet"
     else _small(config, data, network, args, grid)
   )
-  if args.policy == "randaugment":
+  if args.policy in ("randaugment", "learned"):
     config.augment.randaugment.update({"layers": layers, "magnitude": float(magnitude)})
   if args.batch_size:
     config.batch_size = args.batch_size
@@ -126,6 +126,8 @@ def _chosen(words, networks):
 
 def _digits(config, policy):
   recipes.small_wide_resnet(config, steps=200)
+  if policy == "learned":
+    recipes.learned_operations(config, held_out="validation", rate=10.0)
   if policy == "autoaugment":
     config.augment.autoaugment.policy = "svhn"
   return 2, 6
@@ -137,9 +139,11 @@ def _small(config, data, network, args, grid):
     config, network, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
   )
   config.batch_size = args.batch_size or recipe.batch_size
-  recipes.small_set(
-    config, data, policy=args.policy, epochs=recipe.epochs, held_out=5000 if grid else 0
-  )
+  learned = args.policy == "learned"
+  held_out = 5000 if grid or learned else 0
+  recipes.small_set(config, data, policy=args.policy, epochs=recipe.epochs, held_out=held_out)
+  if learned:
+    recipes.learned_operations(config, held_out=config.data.split.validation)
   config.checkpoint.every_percent = 2.0
   config.evaluation.every_percent = 2.0
   config.log_every_steps = 100
@@ -156,6 +160,8 @@ def _imagenet(config, network, policy, grid):
     config.batch_size = config.eval_batch_size = 4096
   if policy == "autoaugment":
     config.augment.autoaugment.policy = "v0"
-  if grid:
+  if policy == "learned":
+    recipes.learned_operations(config, held_out="train[:25022]")
+  if grid or policy == "learned":
     config.data.split.update({"train": "train[25022:]", "validation": "train[:25022]"})
   return _IMAGENET[network]

@@ -167,8 +167,8 @@ def small_set(
   the mean colour, which is zero where the network looks. An epoch is whole steps.
 
   Args:
-    policy: `none` (no square either: the papers' baseline), `autoaugment` or `randaugment`, whose
-      layers and magnitude are the caller's; its operations are read as the CIFAR code does.
+    policy: `none` (no square either: the papers' baseline), `autoaugment`, or `randaugment` or
+      `learned`, whose layers and magnitude are the caller's; operations are as in the CIFAR code.
     held_out: examples at the beginning of the training set that are the validation split.
   """
   found = SMALL_SETS[name]
@@ -186,7 +186,7 @@ def small_set(
     augmentation.update({"cutout": found.cutout, "cutout_fill": colour})
   if policy == "autoaugment":
     augmentation.autoaugment.policy = found.policy
-  if policy == "randaugment":
+  if policy in ("randaugment", "learned"):
     augmentation.randaugment.update({**_PIL, "translate_const": 10.0})
   config.train.steps = epochs * ((found.examples - held_out) // config.batch_size)
 
@@ -352,6 +352,20 @@ def randaugment_grid(
   axes = {"layers": values("N", "layers", layers)}
   axes["magnitude"] = values("M", "magnitude", magnitudes)
   config.pipeline = sweep(axes=axes, seeds=seeds)
+
+
+def learned_operations(
+  config: ml_collections.ConfigDict, *, held_out: str, rate: float = 1.0
+) -> None:
+  """Makes `config` learn how often RandAugment draws each operation, on examples that are held out.
+
+  Args: held_out: split of the config's data, with labels. rate: see `tasks.learned_operations`.
+  """
+  config.task.name = "learned_operations"
+  config.learning = ml_collections.ConfigDict({"rate": rate})
+  config.data.unlabelled.update({"source": config.data.source, "split": held_out, "ratio": 1.0})
+  config.augment.operations_first = False
+  config.optimizer.undecayed = ("^operations/",)
 
 
 def scaling_grid(
