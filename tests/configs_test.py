@@ -165,6 +165,13 @@ def test_the_grid_of_layers_and_magnitudes(arg, layers, magnitudes):
 def test_baselines_of_randaugment():
   none = configuration.load("configs/randaugment.py:cifar10,policy=none").augment
   assert (none.randaugment.layers, none.cutout, none.shift, none.flip) == (0, 0, 4, True)
+  for arg, held in (("digits", "validation"), ("svhn", "train[:5000]"), ("b5", "train[:25022]")):
+    config = configuration.load(f"configs/randaugment.py:{arg},policy=learned")
+    configuration.check(config)
+    assert config.task.name == "learned_operations" and config.augment.randaugment.layers > 1
+    more = config.data.unlabelled
+    assert (more.source, more.split, more.ratio) == (config.data.source, held, 1.0)
+    assert config.data.split.train in ("labelled", "train[5000:]+extra", "train[25022:]")
   for arg, policy in (("svhn_core", "svhn"), ("cifar100", "cifar10"), ("b7", "v0")):
     learned = configuration.load(f"configs/randaugment.py:{arg},policy=autoaugment").augment
     assert (learned.autoaugment.policy, learned.randaugment.layers) == (policy, 0)
