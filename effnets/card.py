@@ -13,10 +13,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from effnets import errors
-from effnets.evaluation import comparison
+from effnets.evaluation import cards
 
 EXPERIMENTS = pathlib.Path("experiments")
 
@@ -106,91 +104,8 @@ def machine() -> dict[str, Any]:
   }
 
 
-def render(results: Mapping[str, Any]) -> str:
-  """Returns the card as Markdown.
-
-  `results` has `title`, `claim`, `command`, `setting`, `seeds`, `figure` (what is compared),
-  `arms` (name -> one value a seed), `comparisons` (pairs of arms), `seconds` (one a seed),
-  `machine`, `paper` (command and table as rows) and `differences` (sentences). It may have
-  `columns` (title -> arm -> text: what else the table tells of an arm), `decisive` (how many
-  comparisons, from the first, the claim needs; 1 if not given), `tried` (sentences), `measures`
-  (further sets of `figure`, `arms` and `comparisons`, each with a `title` and a `text` before them)
-  and `sections` (each with a `title`, a `text` and a `table` as rows, any of the two left out).
-  """
-  lines = [f"# {results['title']}", "", f"**Claim.** {results['claim']}", ""]
-  lines += [f"**Measured here.** {results['setting']}", "", "```", results["command"], "```", ""]
-  lines += [*_arms(results), "", "![Every seed of every arm](results.png)", ""]
-  lines += [*_comparisons(results), "", _verdict(results), ""]
-  seconds = results["seconds"]
-  where = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
-  lines += [f"Wall time: {min(seconds):.0f} to {max(seconds):.0f} s a seed, on {where}."]
-  for more in results.get("measures", ()):
-    of = {"seeds": results["seeds"], **more}
-    lines += ["", f"## {more['title']}", "", more["text"], ""]
-    lines += [*_arms(of), "", *_comparisons(of)]
-  if results.get("tried"):
-    lines += ["", "## What was tried", "", *(f"- {text}" for text in results["tried"])]
-  paper = results["paper"]
-  lines += ["", "## In the paper", "", "```", paper["command"], "```", "", *_table(paper["table"])]
-  for section in results.get("sections", ()):
-    lines += ["", f"## {section['title']}"]
-    lines += ["", section["text"]] if section.get("text") else []
-    lines += ["", *_table(section["table"])] if section.get("table") else []
-  lines += ["", "## What differs", "", *(f"- {text}" for text in results["differences"]), ""]
-  return "\n".join(lines)
-
-
-def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
-  """Returns the lines of a Markdown table; the first row is the header."""
-  lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-  return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
-
-
-def _arms(results: Mapping[str, Any]) -> list[str]:
-  columns = results.get("columns", {})
-  seeds = (f"seed {seed}" for seed in results["seeds"])
-  rows = [["arm", *columns, f"{results['figure']}, mean ± s.e.", *seeds]]
-  for name, values in results["arms"].items():
-    cells = (cells.get(name, "") for cells in columns.values())
-    rows.append([name, *cells, comparison.shown(values), *(f"{value:.2%}" for value in values)])
-  return _table(rows)
-
-
-def _comparisons(results: Mapping[str, Any]) -> list[str]:
-  rows = [["comparison, seed by seed", "mean difference ± s.e.", "in standard errors"]]
-  for better, worse in results["comparisons"]:
-    mean, error = _difference(results, better, worse)
-    times = f"{mean / error:+.1f}" if error else "all equal"
-    rows.append([f"{better} over {worse}", f"{mean:+.2%} ± {error:.2%}", times])
-  return _table(rows)
-
-
-def _difference(results: Mapping[str, Any], better: str, worse: str) -> tuple[float, float]:
-  """Returns mean and standard error of the differences, seed by seed."""
-  arms = results["arms"]
-  return comparison.mean_and_error(np.subtract(arms[better], arms[worse]))
-
-
-def _verdict(results: Mapping[str, Any]) -> str:
-  decisive = results["comparisons"][: results.get("decisive", 1)]
-  held = [mean > 2 * error for mean, error in (_difference(results, *pair) for pair in decisive)]
-  if all(held):
-    verdict = "reproduced"
-  elif any(held):
-    verdict = f"reproduced in part, {sum(held)} of {len(held)}"
-  else:
-    verdict = "not reproduced"
-  which = "first comparison" if len(held) == 1 else f"first {len(held)} comparisons"
-  return f"The claim is **{verdict}** at this scale ({which}, more than two s.e.)."
-
-
-def chart(results: Mapping[str, Any], path: pathlib.Path) -> None:
-  """Draws every seed of every arm, and the arms' means with standard errors, as a PNG."""
-  comparison.dots(results["arms"], path, label=results["figure"])
-
-
 def write(paper: str) -> pathlib.Path:
-  """Writes the card of `paper`, and its chart `results.png`, and returns the card's path.
+  """Writes the card of `paper`, and its pictures `results*.png`, and returns the card's path.
 
   Raises: UserError if there is no such paper, or no results of it.
   """
@@ -201,8 +116,8 @@ def write(paper: str) -> pathlib.Path:
   results = EXPERIMENTS / paper / "results.json"
   try:
     content = json.loads(results.read_text(encoding="utf-8"))
-    text = render(content)
-    chart(content, results.with_suffix(".png"))
+    text = cards.render(content)
+    cards.draw(content, results.parent)
   except (ValueError, KeyError, TypeError) as error:
     raise errors.UserError(
       f"{results} cannot be shown ({type(error).__name__}: {error}); "

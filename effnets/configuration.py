@@ -16,7 +16,9 @@ import ml_collections
 from effnets import errors
 
 # Sections that may get keys which `base` does not have; whoever reads them knows the valid ones.
-_OPEN = re.compile(r"(adversary|model|optimizer|schedule|augment(\.\w+)?|([\w.]+\.)?options)\.\w+")
+_OPEN = re.compile(
+  r"(adversary|learning|model|optimizer|schedule|augment(\.\w+)?|([\w.]+\.)?options)\.\w+"
+)
 # Sections of a pipeline that hold overrides of the whole config, for one stage or run.
 _STAGE = re.compile(
   r"(pipeline\.(?:teacher|filter|pretrain|tune|finetune|(?:students|more_teachers)\.\w+|runs\.\w+|axes\.\w+\.\w+)\.)([\w.]+)"

@@ -87,6 +87,128 @@ def imagenet(config: ml_collections.ConfigDict) -> None:
   config.log_every_steps = 100
 
 
+def resnet_imagenet(config: ml_collections.ConfigDict) -> None:
+  """Sets the ImageNet recipe of ResNet-50 for RandAugment: 180 epochs at batch 4096.
+
+  The steps are those of the official configs, of which a run takes as many whatever its batch size;
+  4096 fits 32 TPU cores. Source: Cubuk et al. 2019, A.2, and the official ResNet code.
+  """
+  imagenet(config)
+  one_model(config, "resnet50")
+  config.model.update({"drop_path_rate": 0.0, "dtype": "bfloat16"})
+  config.task.label_smoothing = 0.0
+  config.batch_size = 4096
+  config.eval_batch_size = 4096
+  config.train.update({"epochs": 0.0, "steps": 56_304})
+  config.optimizer = ml_collections.ConfigDict(
+    {"name": "sgd", "learning_rate": 0.1, "learning_rate_per_examples": 256, "momentum": 0.9}
+  )
+  config.optimizer.update({"nesterov": True, "weight_decay": 1e-4})
+  config.schedule = ml_collections.ConfigDict(
+    {
+      "name": "step",
+      "warmup_percent": 100 * 5 / 90,
+      "boundaries_percent": tuple(100 * epoch / 90 for epoch in (30, 60, 80)),
+      "factor": 0.1,
+    }
+  )
+  config.ema.decay = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallSet:
+  """A set of pictures of 32 pixels, and how AutoAugment and RandAugment treat it.
+
+  tfds: its name in TensorFlow Datasets. train, examples: TFDS's split, and how many it has. mean,
+  std: per channel. moved: whether pictures are moved by up to 4 pixels and mirrored. cutout: side
+  of the square. policy: its AutoAugment policy.
+  """
+
+  tfds: str
+  train: str
+  examples: int
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+  moved: bool
+  cutout: int
+  policy: str
+
+
+# The paper's operations, as the CIFAR code reads a magnitude: all grow stronger with it.
+_PIL = {"operations": "paper14", "increasing": True, "fixed_contrast": True}
+_CIFAR = {
+  "mean": (0.49139968, 0.48215841, 0.44653091),
+  "std": (0.24703223, 0.24348513, 0.26158784),
+  "moved": True,
+  "cutout": 16,
+  "policy": "cifar10",
+}
+_SVHN = {
+  "mean": (0.4377, 0.4438, 0.4728),
+  "std": (0.1980, 0.2010, 0.1970),
+  "moved": False,
+  "cutout": 20,
+  "policy": "svhn",
+}
+SMALL_SETS = {
+  "cifar10": SmallSet("cifar10", "train", 50_000, **_CIFAR),
+  "cifar100": SmallSet("cifar100", "train", 50_000, **_CIFAR),
+  "svhn_core": SmallSet("svhn_cropped", "train", 73_257, **_SVHN),
+  "svhn": SmallSet("svhn_cropped", "train+extra", 604_388, **_SVHN),
+}
+
+
+def small_set(
+  config: ml_collections.ConfigDict, name: str, *, policy: str, epochs: int, held_out: int = 0
+) -> None:
+  """Sets data, augmentation and length of a run on one of `SMALL_SETS`, whose `batch_size` is set.
+
+  The order is the CIFAR code's: policy, move, mirror, square; what moves in, and the square, have
+  the mean colour, which is zero where the network looks. An epoch is whole steps.
+
+  Args:
+    policy: `none` (no square either: the papers' baseline), `autoaugment`, or `randaugment` or
+      `learned`, whose layers and magnitude are the caller's; operations are as in the CIFAR code.
+    held_out: examples at the beginning of the training set that are the validation split.
+  """
+  found = SMALL_SETS[name]
+  first, *more = found.train.split("+")
+  train = "+".join([f"{first}[{held_out}:]" if held_out else first, *more])
+  validation = f"{first}[:{held_out}]" if held_out else "test"
+  config.data.update({"source": found.tfds, "image_size": 32, "mean": found.mean, "std": found.std})
+  config.data.split.update({"train": train, "validation": validation, "test": "test"})
+  colour = tuple(round(255 * value) for value in found.mean)
+  augmentation = config.augment
+  augmentation.operations_first = True
+  if found.moved:
+    augmentation.update({"shift": 4, "shift_fill": colour, "flip": True})
+  if policy != "none":
+    augmentation.update({"cutout": found.cutout, "cutout_fill": colour})
+  if policy == "autoaugment":
+    augmentation.autoaugment.policy = found.policy
+  if policy in ("randaugment", "learned"):
+    augmentation.randaugment.update({**_PIL, "translate_const": 10.0})
+  config.train.steps = epochs * ((found.examples - held_out) // config.batch_size)
+
+
+def residual(
+  config: ml_collections.ConfigDict, name: str, *, learning_rate: float, weight_decay: float
+) -> None:
+  """Sets a network of `models.cifar` and how the CIFAR code trains it.
+
+  Nesterov momentum, cosine step by step, gradients clipped, L2 on all variables, norms' too.
+  Source: Cubuk et al. 2018 (AutoAugment), official code.
+  """
+  one_model(config, name)
+  config.model.drop_path_rate = models.entry(name).drop_path_rate
+  config.task.label_smoothing = 0.0
+  config.optimizer.update(
+    {"name": "sgd", "learning_rate": learning_rate, "momentum": 0.9, "nesterov": True}
+  )
+  config.optimizer.update({"weight_decay": weight_decay, "decay_norms": True, "clip_norm": 5.0})
+  config.schedule.name = "cosine"
+
+
 def efficientnet_imagenet(config: ml_collections.ConfigDict) -> None:
   """Sets data, optimizer, schedule and averaging of the EfficientNet papers' ImageNet runs.
 
@@ -149,6 +271,27 @@ def few_labels(config: ml_collections.ConfigDict, steps: int, *, model: str) -> 
   config.data.options.labels = 100
   config.data.split.train = "labelled"
   config.model.update({"small_images": True, "drop_path_rate": 0.0})
+  config.batch_size = 32
+  config.evaluation.every_percent = 100.0
+  config.checkpoint.update({"every_percent": 100.0, "keep": 1})
+  config.tensorboard = False
+
+
+def small_wide_resnet(config: ml_collections.ConfigDict, steps: int) -> None:
+  """Sets 50 labelled handwritten digits of 12 pixels and a Wide-ResNet of three blocks for them.
+
+  Network, optimizer and augmentation are those of the CIFAR recipes, as far as so few steps allow.
+  The digits were scanned at 8 pixels.
+  """
+  residual(config, "wide_resnet_28_2", learning_rate=0.1, weight_decay=5e-4)
+  config.model.update({"depth": 0.25, "width": 0.5})
+  config.data.image_size = 12
+  config.data.options.labels = 50
+  config.data.split.train = "labelled"
+  # In pixels, thus less than what 32 take.
+  config.augment.update({"operations_first": True, "shift": 1})
+  config.augment.randaugment.update({**_PIL, "translate_const": 3.75})
+  config.train.steps = steps
   config.batch_size = 32
   config.evaluation.every_percent = 100.0
   config.checkpoint.update({"every_percent": 100.0, "keep": 1})
@@ -245,6 +388,40 @@ def noisy_student(
   )
   pipeline.update({"labels": dict(labels), **more})
   return pipeline
+
+
+def randaugment_grid(
+  config: ml_collections.ConfigDict,
+  layers: Sequence[int],
+  magnitudes: Sequence[float],
+  *,
+  seeds: Sequence[int] = (0,),
+) -> None:
+  """Makes `config` the search for RandAugment's N and M: a sweep over both.
+
+  Source: Cubuk et al. 2019 (arXiv 1909.13719), section 3.
+  """
+
+  def values(letter, key, numbers):
+    return {f"{letter}{number}": {"augment": {"randaugment": {key: number}}} for number in numbers}
+
+  axes = {"layers": values("N", "layers", layers)}
+  axes["magnitude"] = values("M", "magnitude", magnitudes)
+  config.pipeline = sweep(axes=axes, seeds=seeds)
+
+
+def learned_operations(
+  config: ml_collections.ConfigDict, *, held_out: str, rate: float = 1.0
+) -> None:
+  """Makes `config` learn how often RandAugment draws each operation, on examples that are held out.
+
+  Args: held_out: split of the config's data, with labels. rate: see `tasks.learned_operations`.
+  """
+  config.task.name = "learned_operations"
+  config.learning = ml_collections.ConfigDict({"rate": rate})
+  config.data.unlabelled.update({"source": config.data.source, "split": held_out, "ratio": 1.0})
+  config.augment.operations_first = False
+  config.optimizer.undecayed = ("^operations/",)
 
 
 def scaling_grid(

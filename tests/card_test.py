@@ -6,6 +6,7 @@ import math
 import pytest
 
 from effnets import card, errors
+from effnets.evaluation import cards
 
 RESULTS = {
   "title": "A paper",
@@ -24,7 +25,7 @@ RESULTS = {
 
 
 def test_a_card_shows_every_arm_seed_and_comparison():
-  text = card.render(RESULTS)
+  text = cards.render(RESULTS)
   assert "# A paper" in text and "**Claim.** New beats old." in text
   # old: mean 0.6, s.e. 0.1 / sqrt(3); new: mean 11/15, s.e. sqrt(7/300) / sqrt(3).
   assert "| old | 60.00% ± 5.77% | 50.00% | 60.00% | 70.00% |" in text
@@ -40,28 +41,28 @@ def test_a_card_shows_every_arm_seed_and_comparison():
 def test_a_claim_within_two_standard_errors_is_not_reproduced():
   # Differences -0.1, 0.1, 0.2: mean 1/15, s.e. 0.088.
   results = {**RESULTS, "arms": {"old": [0.5, 0.6, 0.7], "new": [0.4, 0.7, 0.9]}}
-  assert "The claim is **not reproduced**" in card.render(results)
+  assert "The claim is **not reproduced**" in cards.render(results)
 
 
 def test_a_claim_of_several_comparisons():
   arms = {"old": [0.5, 0.6, 0.7], "new": [0.6, 0.7, 0.9], "best": [0.7, 0.8, 0.9]}
   results = {**RESULTS, "arms": arms, "decisive": 2}
   both = {**results, "comparisons": [["best", "old"], ["new", "old"]]}
-  assert "is **reproduced** at this scale (first 2 comparisons" in card.render(both)
+  assert "is **reproduced** at this scale (first 2 comparisons" in cards.render(both)
   # best over new: 0.1, 0.1, 0.0, so 2 standard errors; not more.
   one = {**results, "comparisons": [["new", "old"], ["best", "new"]]}
-  assert "is **reproduced in part, 1 of 2** at this scale" in card.render(one)
+  assert "is **reproduced in part, 1 of 2** at this scale" in cards.render(one)
   none = {**results, "comparisons": [["old", "new"], ["new", "best"], ["best", "old"]]}
-  assert "is **not reproduced** at this scale" in card.render(none)
+  assert "is **not reproduced** at this scale" in cards.render(none)
 
 
 def test_columns_and_what_was_tried():
   more = {"columns": {"MAdds": {"old": "1.0M", "new": "1.1M"}}, "tried": ["Half the steps."]}
-  text = card.render({**RESULTS, **more})
+  text = cards.render({**RESULTS, **more})
   assert "| arm | MAdds | test top-1, mean ± s.e. | seed 0 |" in text
   assert "| old | 1.0M | 60.00% ± 5.77% | 50.00% |" in text
   assert "## What was tried\n\n- Half the steps.\n" in text
-  assert "What was tried" not in card.render(RESULTS)
+  assert "What was tried" not in cards.render(RESULTS)
 
 
 def test_further_measures_and_sections():
@@ -76,7 +77,7 @@ def test_further_measures_and_sections():
     {"title": "At scale", "text": "On paper.", "table": [["step", "hours"], ["train", 7]]},
     {"title": "Words", "text": "Alone."},
   ]
-  text = card.render({**RESULTS, "measures": [measure], "sections": sections})
+  text = cards.render({**RESULTS, "measures": [measure], "sections": sections})
   assert "## Robustness\n\nLess is better.\n\n| arm | flips, mean ± s.e. | seed 0 |" in text
   # Differences 0.1, 0.2, 0.3: mean 0.2, s.e. 0.1 / sqrt(3).
   assert "| old over new | +20.00% ± 5.77% | +3.5 |" in text
@@ -96,13 +97,56 @@ def test_a_sweeps_result_becomes_arms():
   assert taken["columns"]["weights"]["old"] == "1,200"
 
 
+MAP = {
+  "title": "Strength and width",
+  "claim": "Wide wants more.",
+  "setting": "Two widths.",
+  "seeds": [0, 1],
+  "figure": "test top-1",
+  "comparisons": [["wide", "thin"]],
+  "map": {
+    "axes": ["network", "M"],
+    "values": [2, 6],
+    "cells": {
+      "thin": {"M 2": [0.5, 0.6], "M 6": [0.4, 0.6]},
+      "wide": {"M 2": [0.6, 0.7], "M 6": [0.7, 0.8]},
+    },
+  },
+}
+
+
+def test_a_maps_best_columns_are_compared(tmp_path, monkeypatch):
+  # Thin: M 2, then both alike, so 4; wide: M 6 twice. Differences 4 and 2: 3 ± 1.
+  assert cards.arms_of(MAP) == {"thin": [2.0, 4.0], "wide": [6.0, 6.0]}
+  text = cards.render({**RESULTS, "more": [MAP]})
+  assert text.startswith(cards.render(RESULTS).partition("Wall time")[0])
+  for line in (
+    "## Strength and width",
+    "| test top-1: network by M | M 2 | M 6 |",
+    "| thin | **55.00% ± 5.00%** | 50.00% ± 10.00% |",
+    "| wide | 65.00% ± 5.00% | **75.00% ± 5.00%** |",
+    "| arm | best M, mean ± s.e. | seed 0 | seed 1 |",
+    "| thin | 3.0 ± 1.0 | 2.0 | 4.0 |",
+    "| wide over thin | +3.0 ± 1.0 | +3.0 |",
+    "![Every cell](results_1.png)",
+  ):
+    assert line in text.splitlines(), line
+  assert text.count("The claim is **reproduced**") == 2
+  folder = tmp_path / "experiments" / "a_paper"
+  folder.mkdir(parents=True)
+  (folder / "results.json").write_text(json.dumps({**RESULTS, "more": [MAP]}))
+  monkeypatch.chdir(tmp_path)
+  card.write("a_paper")
+  assert {path.name for path in folder.glob("*.png")} == {"results.png", "results_1.png"}
+
+
 def test_equal_differences_have_no_number_of_errors():
   results = {**RESULTS, "arms": {"old": [0.5, 0.5, 0.5], "new": [0.75, 0.75, 0.75]}}
-  assert "| new over old | +25.00% ± 0.00% | all equal |" in card.render(results)
+  assert "| new over old | +25.00% ± 0.00% | all equal |" in cards.render(results)
 
 
 def test_tables_are_markdown():
-  lines = card.render(RESULTS).splitlines()
+  lines = cards.render(RESULTS).splitlines()
   tables, rows = 0, [line for line in lines if line.startswith("|")]
   for above, line in zip(lines, lines[1:], strict=False):
     if line.startswith("|---"):
@@ -117,7 +161,7 @@ def test_main_writes_the_card_beside_its_results(tmp_path, monkeypatch, capsys):
   folder.mkdir(parents=True)
   (folder / "results.json").write_text(json.dumps(RESULTS))
   assert card.main([]) == 0
-  assert (folder / "README.md").read_text(encoding="utf-8") == card.render(RESULTS)
+  assert (folder / "README.md").read_text(encoding="utf-8") == cards.render(RESULTS)
   assert capsys.readouterr().out == "experiments/a_paper/README.md\n"
   assert card.main(["a_papr"]) == 2
   message = capsys.readouterr().err

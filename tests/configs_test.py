@@ -59,6 +59,124 @@ def test_recipes_are_the_sheets(config, values):
   assert {key: leaves[key] for key in values} == values
 
 
+# RandAugment's sheet, section 4: epochs, batch, peak rate, weight decay, N, M.
+RANDAUGMENT = {
+  "cifar10,wide_resnet_28_2": (200, 128, 0.1, 5e-4, 3, 4),
+  "cifar10": (200, 128, 0.1, 5e-4, 3, 5),
+  "shake_shake_26_2x96d": (1800, 128, 0.01, 1e-3, 3, 9),
+  "cifar10,pyramidnet_272": (1800, 64, 0.05, 5e-5, 3, 7),
+  "cifar100,wide_resnet_28_2": (200, 128, 0.1, 5e-4, 1, 2),
+  "cifar100": (200, 128, 0.1, 5e-4, 2, 14),
+  "svhn_core,wide_resnet_28_2": (200, 128, 5e-3, 5e-3, 3, 9),
+  "svhn_core": (200, 128, 5e-3, 5e-3, 3, 9),
+  "svhn,wide_resnet_28_2": (160, 128, 5e-3, 1e-3, 3, 5),
+  "svhn": (160, 128, 5e-3, 1e-3, 3, 7),
+}
+_TRAINING_PICTURES = {"cifar": 50_000, "svhn_core": 73_257, "svhn": 73_257 + 531_131}
+
+
+@pytest.mark.parametrize("arg", RANDAUGMENT)
+def test_randaugments_small_recipes_are_the_sheets(arg):
+  config = configuration.load(f"configs/randaugment.py:{arg}")
+  configuration.check(config)
+  name = arg.partition(",")[0]
+  count = _TRAINING_PICTURES[name if name.startswith("svhn") else "cifar"]
+  epochs, batch, rate, decay, layers, magnitude = RANDAUGMENT[arg]
+  assert (config.train.steps, config.batch_size) == (epochs * (count // batch), batch)
+  optimizer, policy = config.optimizer, config.augment.randaugment
+  assert (optimizer.learning_rate, optimizer.weight_decay) == (rate, decay)
+  assert optimizer.decay_norms and (optimizer.clip_norm, optimizer.momentum) == (5.0, 0.9)
+  assert (policy.layers, policy.magnitude) == (layers, magnitude)
+  assert config.augment.operations_first and config.schedule.to_dict() == {"name": "cosine"}
+  cifar = count == 50_000
+  assert (config.augment.flip, config.augment.shift) == ((True, 4) if cifar else (False, 0))
+  assert config.augment.cutout == 16 or not cifar
+
+
+@pytest.mark.parametrize(
+  ("arg", "model", "layers", "magnitude", "epochs"),
+  [
+    ("imagenet", "resnet50", 2, 9, 180),
+    ("b5", "efficientnet_b5", 2, 17, 350),
+    ("imagenet,b7", "efficientnet_b7", 2, 28, 350),
+    ("b8", "efficientnet_b8", 2, 28, 350),
+  ],
+)
+def test_randaugments_imagenet_recipes_are_the_sheets(arg, model, layers, magnitude, epochs):
+  config = configuration.load(f"configs/randaugment.py:{arg}")
+  configuration.check(config)
+  policy = config.augment.randaugment
+  assert (config.model.name, policy.layers, policy.magnitude) == (model, layers, magnitude)
+  assert config.batch_size == 4096 and policy.operations == "code16"
+  if model == "resnet50":
+    assert config.train.steps == pytest.approx(1_281_167 * epochs / 4096, rel=1e-4)
+  else:
+    assert config.train.epochs == epochs
+
+
+def test_the_schedule_of_resnet50():
+  # Ramp over 5 of 90 parts of 56,304 steps, then a tenth at 30, 60 and 80 of them.
+  config = configuration.load("configs/randaugment.py:imagenet")
+  per = config.optimizer.learning_rate_per_examples
+  schedule = training.schedules.create(
+    config.schedule,
+    learning_rate=training.schedules.scaled(0.1, batch_size=4096, per_examples=per),
+    total_steps=config.train.steps,
+    steps_per_epoch=1_281_167 / 4096,
+  )
+  part = 56_304 / 90
+  for step, rate in (
+    *((1564, 0.8), (3128, 1.6), (30 * part - 1, 1.6), (30 * part, 0.16)),
+    *((60 * part - 1, 0.16), (60 * part, 0.016), (80 * part - 0.6, 0.016), (80 * part, 0.0016)),
+  ):
+    assert float(schedule(round(step))) == pytest.approx(rate, rel=1e-5), step
+
+
+@pytest.mark.parametrize(
+  ("arg", "layers", "magnitudes"),
+  [
+    ("grid", (1, 2, 3), (2, 6, 10, 14)),
+    ("grid,cifar10,wide_resnet_28_2", (3,), (4, 5, 7, 9, 11)),
+    ("cifar100,grid", (1, 2), (2, 6, 10, 14)),
+    ("svhn_core,grid", (3,), (5, 7, 9, 11)),
+    ("svhn,grid", (3,), (5, 7, 9, 11)),
+    ("imagenet,grid", (1, 2, 3), (5, 7, 9, 11, 13, 15)),
+    ("grid,b5", (2, 3), (8, 11, 14, 17, 21)),
+    ("grid,b7", (2, 3), (17, 25, 28, 31)),
+  ],
+)
+def test_the_grid_of_layers_and_magnitudes(arg, layers, magnitudes):
+  config = configuration.load(f"configs/randaugment.py:{arg},seed=3")
+  members = sweep.members_of(config)
+  found = {}
+  for name, member in members.items():
+    ((seed, run),) = member.configs.items()
+    policy = run.augment.randaugment
+    found[policy.layers, policy.magnitude] = name
+    assert seed == 3 and run.data.split.validation != run.data.split.test
+    if "[" in run.data.split.train:
+      # What is held out is not trained on.
+      held = run.data.split.validation.removeprefix("train[:").removesuffix("]")
+      assert run.data.split.train.removesuffix("+extra") == f"train[{held}:]"
+  pairs = itertools.product(layers, magnitudes)
+  assert found == {(n, m): f"N{n}_M{m}" for n, m in pairs}
+
+
+def test_baselines_of_randaugment():
+  none = configuration.load("configs/randaugment.py:cifar10,policy=none").augment
+  assert (none.randaugment.layers, none.cutout, none.shift, none.flip) == (0, 0, 4, True)
+  for arg, held in (("digits", "validation"), ("svhn", "train[:5000]"), ("b5", "train[:25022]")):
+    config = configuration.load(f"configs/randaugment.py:{arg},policy=learned")
+    configuration.check(config)
+    assert config.task.name == "learned_operations" and config.augment.randaugment.layers > 1
+    more = config.data.unlabelled
+    assert (more.source, more.split, more.ratio) == (config.data.source, held, 1.0)
+    assert config.data.split.train in ("labelled", "train[5000:]+extra", "train[25022:]")
+  for arg, policy in (("svhn_core", "svhn"), ("cifar100", "cifar10"), ("b7", "v0")):
+    learned = configuration.load(f"configs/randaugment.py:{arg},policy=autoaugment").augment
+    assert (learned.autoaugment.policy, learned.randaugment.layers) == (policy, 0)
+
+
 @pytest.mark.parametrize(
   ("config", "peak"),
   [
@@ -207,6 +325,11 @@ def test_fine_tuning_on_a_folder():
     ("mobilenetv3.py:weights=run:x", "weights='run:x' goes with transfer=SET.*finetune"),
     ("mnasnet.py:a1,folder=x", "folder='x' goes with transfer=SET"),
     ("mnasnet.py:a4", "argument='a4' is not a word"),
+    ("randaugment.py:cifar", "argument='cifar' is not a word.*Nearest: 'cifar10"),
+    ("randaugment.py:cifar10,resnet50", "'resnet50' does not go with 'cifar10', which takes one"),
+    ("randaugment.py:digits,b5", "'b5' does not go with 'digits', which has a network of its own"),
+    ("randaugment.py:policy=rand", "policy='rand' is not a policy.*Nearest: 'randaugment'"),
+    ("randaugment.py:grid,policy=none", "policy='none' has no N and M"),
     ("finetune.py:linear_probe", "linear_probe needs a trained network: weights=NAME:SOURCE"),
     ("finetune.py:weights=mixnet_q", "config.weights: weights name='mixnet_q' .*'mixnet_"),
     ("finetune.py:weights=run:/no/where", "config.weights: --workdir=/no/where holds no run"),
@@ -218,7 +341,11 @@ def test_mistakes_in_arguments(config, message):
 
 
 @pytest.mark.parametrize(
-  "name", ["efficientnet.py", "mixnet.py", "mnasnet.py", "mobilenetv3.py", "noisy_student.py"]
+  "name",
+  [
+    *("efficientnet.py", "mixnet.py", "mnasnet.py", "mobilenetv3.py", "noisy_student.py"),
+    "randaugment.py",
+  ],
 )
 def test_embedded_configs_are_ready_to_train(name):
   config = configuration.load(name)

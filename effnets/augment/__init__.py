@@ -14,6 +14,7 @@ from effnets.augment.crops import random_resized_crop as random_resized_crop
 from effnets.augment.crops import shift as shift
 from effnets.augment.erasing import cutout as cutout
 from effnets.augment.erasing import random_erasing as random_erasing
+from effnets.augment.learning import Learned as Learned
 from effnets.augment.mix import cutmix as cutmix
 from effnets.augment.mix import mix as mix
 from effnets.augment.mix import mixup as mixup

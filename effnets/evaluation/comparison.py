@@ -22,14 +22,14 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
   return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def shown(values: Sequence[float]) -> str:
-  """Returns mean ± standard error in percent; of one value, that value.
+def shown(values: Sequence[float], form: str = ".2%") -> str:
+  """Returns mean ± standard error, in percent unless `form` says otherwise; of one value, that.
 
-  >>> shown([0.5, 0.6, 0.7]), shown([0.5])
-  ('60.00% ± 5.77%', '50.00%')
+  >>> shown([0.5, 0.6, 0.7]), shown([0.5]), shown([5, 6, 7], ".1f")
+  ('60.00% ± 5.77%', '50.00%', '6.0 ± 0.6')
   """
   mean, error = mean_and_error(values)
-  return f"{mean:.2%}" if math.isnan(error) else f"{mean:.2%} ± {error:.2%}"
+  return f"{mean:{form}}" if math.isnan(error) else f"{mean:{form}} ± {error:{form}}"
 
 
 def dots(arms: Arms, path: str | pathlib.Path, *, label: str) -> None:

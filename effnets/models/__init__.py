@@ -1,5 +1,6 @@
 """Flax modules, the model registry, initial values and counts."""
 
+from effnets.models import cifar as cifar
 from effnets.models import efficientnet as efficientnet
 from effnets.models import mixnet as mixnet
 from effnets.models import mnasnet as mnasnet

@@ -7,6 +7,10 @@ Parameters are named by what they do, the same in every family:
   block_i/{expand,depthwise,project}/{conv,norm}     i counts all blocks; no expand at factor 1
   block_i/squeeze/{reduce,expand}/{kernel,bias}
   block_i/{reduce,spatial,project,shortcut}/{conv,norm}   ResNet; shortcut where shapes change
+  block_i/{norm,{reduce,spatial,project}/{conv,norm}}   norm first: PyramidNet; Wide-ResNet, whose
+                                               project has no norm
+  block_i/{spatial,project}_{0,1}/{conv,norm}  Shake-Shake; shortcut as in ResNet, of two parts
+  tail                                         a norm behind the last block
 
 A `conv` has one leaf, `kernel` (HWIO; depthwise: kh kw 1 c). A convolution in several parts has one
 for each, `conv/0/kernel`, `conv/1/kernel`, ..., in the order of its channels, and one `norm` for
@@ -17,11 +21,14 @@ all of them. A `norm` has the parameters `scale` and `bias` and the running mome
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from effnets.models import layers
+from effnets.models import layers, shortcuts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +45,9 @@ class Row:
   expand_parts, project_parts: parts of the 1x1 convolutions. partition: see `layers.partition`.
   dilated: stride-1 blocks have 3x3 taps so far apart that they span `kernel`.
   declared: input channels as the skip rule sees them, None for the true ones.
+  activated_skip: the first block's shortcut begins behind its first norm and activation.
+  grown: of a `pyramid`: inner channels before the first block and of the last one, between which
+    they grow evenly, rounded; the output has them over `expand`. None: `channels` in every block.
   """
 
   op: str
@@ -55,6 +65,8 @@ class Row:
   partition: str = "equal"
   dilated: bool = False
   declared: int | None = None
+  activated_skip: bool = False
+  grown: tuple[float, float] | None = None
 
 
 HEAD_SCALING = ("scaled", "fixed", "grown")
@@ -66,6 +78,9 @@ class Table:
 
   stem, head: channels of the first convolution and of the last 1x1 one; head 0 leaves it out.
   activation: of stem, head and hidden layer. stem_kernel: taps. stem_pool: halve again by 3x3 max.
+  stem_stride: of the first convolution. stem_end, tail: what follows it, and the last block, of
+    `ENDS`. outer_skips: the input of every stage is added to its output, and that of the first
+    block to the last one's, by shortcuts without weights.
   hidden: units of a biased layer between pool and classifier; 0 leaves it out; never scaled.
   head_scaling: what width does to the head: `scaled` like all channels, `fixed`, or `grown`, never
     below the table's. kernel_std: kernels start from a truncated normal of that standard deviation;
@@ -82,8 +97,13 @@ class Table:
   head_scaling: str = "scaled"
   kernel_std: float | None = None
   depth_rounding: str = "up"
+  stem_stride: int = 2
+  stem_end: str = "norm activation"
+  tail: str = ""
+  outer_skips: bool = False
 
 
+ENDS = ("", "norm", "activation", "norm activation")
 ROUNDINGS = {"up": math.ceil, "nearest": lambda value: max(1, round(value))}
 
 
@@ -151,7 +171,9 @@ def scale(
     end = keep_ends and index in (0, len(groups) - 1)
     for row in deepen(stage, 1.0 if end else depth, rounding=table.depth_rounding):
       declared = None if row.declared is None else channels(row.declared)
-      rows.append(dataclasses.replace(row, channels=channels(row.channels), declared=declared))
+      grown = None if row.grown is None else tuple(width * inner for inner in row.grown)
+      changed = {"channels": channels(row.channels), "declared": declared, "grown": grown}
+      rows.append(dataclasses.replace(row, **changed))
   head = {
     "scaled": channels(table.head),
     "fixed": table.head,
@@ -200,10 +222,27 @@ def unroll(rows: Sequence[Row]) -> tuple[Row, ...]:
       stride=row.stride if index == 0 else 1,
       joined=row.joined or index > 0,
       declared=row.declared if index == 0 else None,
+      activated_skip=row.activated_skip and index == 0,
+      channels=_grown(row, index),
+      grown=None,
     )
     for row in rows
     for index in range(row.repeats)
   )
+
+
+def _grown(row: Row, index: int) -> int:
+  """Returns the output channels of a row's block number `index`.
+
+  >>> row = Row("pyramid", 3, 1, 0.25, 64, 3, grown=(10, 16))
+  >>> [_grown(row, index) for index in range(3)]
+  [48, 56, 64]
+  """
+  if row.grown is None:
+    return row.channels
+  first, last = row.grown
+  inner = first + (last - first) * (index + 1) / row.repeats
+  return round(math.floor(inner + 0.5) / row.expand)
 
 
 _Inner = dict[str, Float[Array, "b h w e"]]
@@ -213,7 +252,14 @@ class Block(nn.Module):
   """What all blocks have in common.
 
   drop_rate: probability that an example skips the branch, where there is a skip.
+  draws: shape of the random numbers that an example takes. shaken: whether it takes them at a
+  `drop_rate` of 0 too. first_drop: the number that a network's first block has in the rule of drop
+  rates.
   """
+
+  draws: ClassVar[tuple[int, ...]] = ()
+  shaken: ClassVar[bool] = False
+  first_drop: ClassVar[int] = 0
 
   row: Row
   drop_rate: float = 0.0
@@ -223,9 +269,9 @@ class Block(nn.Module):
     self,
     x: Float[Array, "b h w c"],
     train: bool = False,
-    noise: Float[Array, "b"] | None = None,
+    noise: Float[Array, "b *d"] | None = None,
   ) -> Float[Array, "b h2 w2 o"]:
-    """Returns the block's output; noise: one number in [0, 1) per example, None drops nothing."""
+    """Returns the block's output; noise: `draws` numbers in [0, 1) per example, None for none."""
     return self.ends(x, train, noise)[0]
 
   def _convolve(self, name: str, channels: int, **fields) -> layers.ConvNorm:
@@ -338,9 +384,141 @@ class Bottleneck(Block):
     return layers.ACTIVATIONS[row.activation](self._add(x, y, noise)), {"spatial": spatial}
 
 
+class PreActivated(Block):
+  """Two spatial convolutions, each behind a norm and an activation; the shortcut has no weights.
+
+  Source: He et al. 2016 (arXiv 1603.05027), figure 4e; Zagoruyko and Komodakis 2016 (arXiv
+  1605.07146), with the shortcut of AutoAugment's official code.
+  """
+
+  @nn.compact
+  def ends(
+    self,
+    x: Float[Array, "b h w c"],
+    train: bool = False,
+    noise: Float[Array, "b"] | None = None,
+  ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
+    """Returns the output and `spatial`, activated."""
+    row = self.row
+    y = layers.BatchNorm(row.activation, self.settings, alone=True, name="norm")(x, train)
+    if row.activated_skip:
+      x = y
+    spatial = self._convolve(
+      "spatial", row.channels, kernel=row.kernel, stride=row.stride, activation=row.activation
+    )(y, train)
+    y = self._convolve("project", row.channels, kernel=row.kernel, normalised=False)(spatial, train)
+    x = shortcuts.fit(x, row.stride, row.channels, centred=True)
+    return self._add(x, y, noise), {"spatial": spatial}
+
+
+class _Halves(nn.Module):
+  """Two 1x1 convolutions, of every `stride`-th pixel and of its lower right neighbour, joined."""
+
+  channels: int
+  stride: int
+  settings: layers.Settings
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
+    """Returns the convolved pixels; beyond the edge there are zeros."""
+    moved = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    for axis in (1, 2):
+      moved = jax.lax.slice_in_dim(moved, 1, None, axis=axis)
+    half = self.channels // 2
+    sizes = (half, self.channels - half)
+    return jnp.concatenate(
+      [
+        layers.Conv(size, 1, self.stride, settings=self.settings, name=str(index))(part)
+        for index, (size, part) in enumerate(zip(sizes, (x, moved), strict=True))
+      ],
+      -1,
+    )
+
+
+class _HalvesNorm(nn.Module):
+  """`_Halves` and a norm, named as in `layers.ConvNorm`."""
+
+  channels: int
+  stride: int
+  settings: layers.Settings
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 o"]:
+    """Returns the normalised convolution."""
+    y = _Halves(self.channels, self.stride, self.settings, name="conv")(x)
+    return layers.BatchNorm(settings=self.settings, name="norm")(y, train)
+
+
+class Shake(Block):
+  """Two branches of two spatial convolutions each, in a random mean.
+
+  Source: Gastaldi 2017 (arXiv 1705.07485), with the shortcut of AutoAugment's official code.
+  """
+
+  draws = (5,)  # two weights for the value, two for the gradient, one for stochastic depth
+  shaken = True
+
+  @nn.compact
+  def ends(
+    self,
+    x: Float[Array, "b h w c"],
+    train: bool = False,
+    noise: Float[Array, "b 5"] | None = None,
+  ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
+    """Returns the output; without noise it is the branches' plain mean."""
+    row, branches = self.row, []
+    activated = layers.ACTIVATIONS[row.activation](x)
+    for index in range(2):
+      y = self._convolve(
+        f"spatial_{index}",
+        row.channels,
+        kernel=row.kernel,
+        stride=row.stride,
+        activation=row.activation,
+      )(activated, train)
+      y = self._convolve(f"project_{index}", row.channels, kernel=row.kernel)(y, train)
+      branches.append(y)
+    y = shortcuts.shake(branches, None if noise is None else noise[:, :4])
+    if row.stride > 1 or x.shape[-1] != row.channels:
+      x = _HalvesNorm(row.channels, row.stride, self.settings, name="shortcut")(x, train)
+    return self._add(x, y, None if noise is None else noise[:, 4]), {}
+
+
+class Pyramid(Block):
+  """Bottleneck with a norm at its beginning and end, dropped as `shortcuts.shake_drop` does.
+
+  Source: Han et al. 2017 (arXiv 1610.02915), figure 6d; Yamada et al. 2018 (arXiv 1802.02375).
+  """
+
+  draws = (3,)
+  first_drop = 1
+
+  @nn.compact
+  def ends(
+    self,
+    x: Float[Array, "b h w c"],
+    train: bool = False,
+    noise: Float[Array, "b 3"] | None = None,
+  ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
+    """Returns the output and `spatial`, activated; without noise the branch counts 1 - rate."""
+    row = self.row
+    inner = round(row.channels * row.expand)
+    y = layers.BatchNorm(settings=self.settings, alone=True, name="norm")(x, train)
+    y = self._convolve("reduce", inner, activation=row.activation)(y, train)
+    spatial = self._convolve(
+      "spatial", inner, kernel=row.kernel, stride=row.stride, activation=row.activation
+    )(y, train)
+    y = self._convolve("project", row.channels)(spatial, train)
+    y = shortcuts.shake_drop(y, noise, self.drop_rate)
+    return y + shortcuts.fit(x, row.stride, row.channels, centred=False), {"spatial": spatial}
+
+
 BLOCKS: dict[str, type[Block]] = {
   "mbconv": MBConv,
   "separable": Separable,
   "bottleneck": Bottleneck,
+  "preactivated": PreActivated,
+  "shake": Shake,
+  "pyramid": Pyramid,
 }
 DEPTHWISE = ("mbconv", "separable")

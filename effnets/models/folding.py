@@ -13,7 +13,8 @@ def fold(module: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, di
 
   With f = scale / sqrt(var + epsilon), a kernel becomes kernel * f and a norm's bias becomes
   bias - mean * f: the same function up to the rounding of float32. What is left of a norm is its
-  bias and its activation; there are no running moments, and `train=True` is an error.
+  bias and its activation, and f as its scale if no convolution comes right before it; there are no
+  running moments, and `train=True` is an error.
 
   Args:
     module: a network of `create`. variables: its `params` and `batch_stats`.
@@ -35,11 +36,12 @@ def fold(module: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, di
 
 
 def _fold(params: Mapping[str, Any], moments: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
+  if "scale" in params:
+    factor = params["scale"] / jnp.sqrt(moments["var"] + epsilon)
+    return {"scale": factor, "bias": params["bias"] - moments["mean"] * factor}
   if "conv" in params and "norm" in params:
-    norm, running = params["norm"], moments["norm"]
-    factor = norm["scale"] / jnp.sqrt(running["var"] + epsilon)
-    bias = norm["bias"] - running["mean"] * factor
-    return {"conv": _scale(params["conv"], factor), "norm": {"bias": bias}}
+    norm = _fold(params["norm"], moments["norm"], epsilon)
+    return {"conv": _scale(params["conv"], norm["scale"]), "norm": {"bias": norm["bias"]}}
   return {
     name: _fold(part, moments[name], epsilon) if name in moments else part
     for name, part in params.items()

@@ -234,7 +234,8 @@ class BatchNorm(nn.Module):
   In training the moments are those of each example's group, and the running moments, float32 in
   `batch_stats`, move towards the mean of all groups' moments (if that collection is mutable). The
   variance is the biased one in both places; TensorFlow's fused kernel keeps the unbiased one.
-  initial_scale: of the parameter `scale`.
+  initial_scale: of the parameter `scale`. alone: there is no convolution right before it, so that a
+  folded network has its scale too.
 
   Auxiliary sets (see `NormSets`) are `scale_1`, `bias_1`, `mean_1`, `var_1` and so on, beside the
   main one, which thus is the same with and without them.
@@ -243,6 +244,7 @@ class BatchNorm(nn.Module):
   activation: str = "identity"
   settings: Settings = Settings()
   initial_scale: float = 1.0
+  alone: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *s c"], train: bool = False) -> Float[Array, "b *s c"]:
@@ -256,7 +258,11 @@ class BatchNorm(nn.Module):
       if train:
         raise ValueError("a folded network has no batch norm left to train; use the one before.")
       bias = initialize.parameter(self, "bias", initialize.Constant(0.0), shape)
-      return ops.shift(x, bias, activation=self.activation)
+      if not self.alone:
+        return ops.shift(x, bias, activation=self.activation)
+      scale = initialize.parameter(self, "scale", initialize.Constant(1.0), shape)
+      scaled = x.astype(jnp.float32) * scale
+      return ops.shift(scaled, bias, activation=self.activation).astype(x.dtype)
     zero, one = initialize.Constant(0.0), initialize.Constant(1.0)
     initial = initialize.Constant(self.initial_scale)
     sets = []
@@ -346,6 +352,7 @@ class ConvNorm(nn.Module):
 
   kernel: taps, or those of each part of a `SplitConv`, which is depthwise if `groups` is not 1.
   groups: 1, or the number of channels. partition, dilated: of `SplitConv`. scale: of the norm.
+  normalised: False leaves the norm out.
   """
 
   channels: int
@@ -357,6 +364,7 @@ class ConvNorm(nn.Module):
   partition: str = "equal"
   dilated: bool = False
   scale: float = 1.0
+  normalised: bool = True
 
   @nn.compact
   def __call__(
@@ -392,9 +400,10 @@ class ConvNorm(nn.Module):
         settings=self.settings,
         name="conv",
       )
-    return BatchNorm(self.activation, self.settings, self.scale, name="norm")(
-      convolve(x, gate), train
-    )
+    y = convolve(x, gate)
+    if not self.normalised:
+      return ACTIVATIONS[self.activation](y)
+    return BatchNorm(self.activation, self.settings, self.scale, name="norm")(y, train)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -453,11 +462,16 @@ class SqueezeExcite(nn.Module):
     return ACTIVATIONS[self.gate](y)
 
 
-def path_noise(keys: Key[Array, "b"], count: int) -> Float[Array, "b n"]:
-  """Returns a number in [0, 1) per example and block, from example's key and block's index."""
+def path_noise(
+  keys: Key[Array, "b"], count: int, shape: tuple[int, ...] = ()
+) -> Float[Array, "b n *d"]:
+  """Returns numbers in [0, 1) per example and block, from example's key and block's index.
+
+  shape: of the numbers for one example in one block.
+  """
 
   def draw(key, index):
-    return jax.random.uniform(jax.random.fold_in(key, index))
+    return jax.random.uniform(jax.random.fold_in(key, index), shape)
 
   each_block = jax.vmap(draw, (None, 0))
   return jax.vmap(each_block, (0, None))(keys, jnp.arange(count, dtype=jnp.uint32))

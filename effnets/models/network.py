@@ -1,6 +1,7 @@
 """A classifier made of a stem, the blocks of a stage table and a head."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
-from effnets.models import blocks, layers
+from effnets.models import blocks, layers, shortcuts
 
 REMAT = ("none", "block")
 DTYPES = ("float32", "bfloat16")
@@ -19,13 +20,13 @@ _Keys = Mapping[str, Key[Array, "b"]] | None
 
 
 class Network(nn.Module):
-  """Stem, blocks, 1x1 head, average pool, hidden layer, dropout, dense layer.
+  """Stem, blocks, tail, 1x1 head, average pool, hidden layer, dropout, dense layer.
 
   rows: the stage table, already scaled. stem, head: channels of the first and last convolution;
     head 0 leaves it out. head_depth: how many of the last one follow each other.
   num_classes: of the dense layer. image_size: pixels it was designed for; any other works.
   dropout_rate: before the dense layer. drop_path_rate: d; block i of n is skipped with probability
-    d * i / n, the first never.
+    d * i / n, the first never; a `pyramid` counts from 1.
   activation: of stem, head and hidden layer.
   remat: `none` keeps activations for the backward pass; `block` keeps each block's input alone and
     computes the rest again.
@@ -33,7 +34,7 @@ class Network(nn.Module):
     through their end; 0 freezes nothing; -1 freezes all but the classifier. See `frozen_names`.
   norm_sets, norm_parts, norm_shards: see `layers.NormSets`; `clone` changes the last two.
   padding, plain, dtype, momentum, epsilon, group, kernel_std, folded: see `layers.Settings`.
-  stem_kernel, stem_pool, hidden: see `blocks.Table`.
+  stem_kernel, stem_stride, stem_end, stem_pool, tail, outer_skips, hidden: see `blocks.Table`.
   """
 
   rows: tuple[blocks.Row, ...]
@@ -56,7 +57,11 @@ class Network(nn.Module):
   epsilon: float = 1e-3
   group: ops.Group = ops.Group()
   stem_kernel: int = 3
+  stem_stride: int = 2
+  stem_end: str = "norm activation"
   stem_pool: bool = False
+  tail: str = ""
+  outer_skips: bool = False
   hidden: int = 0
   head_depth: int = 1
   kernel_std: float | None = None
@@ -75,7 +80,13 @@ class Network(nn.Module):
       folded=self.folded,
     )
     self.stem_layer = layers.ConvNorm(
-      self.stem, self.stem_kernel, 2, activation=self.activation, settings=settings, name="stem"
+      self.stem,
+      self.stem_kernel,
+      self.stem_stride,
+      activation=self._activation(self.stem_end),
+      settings=settings,
+      normalised="norm" in self.stem_end,
+      name="stem",
     )
     table, rates = blocks.unroll(self.rows), self.drop_rates()
     made = []
@@ -86,6 +97,10 @@ class Network(nn.Module):
         block = nn.remat(block, static_argnums=(2,), methods=("ends",))
       made.append(block(row, rate, settings, name=f"block_{index}"))
     self.block_layers = made
+    if "norm" in self.tail:
+      self.tail_norm = layers.BatchNorm(
+        self._activation(self.tail), settings, alone=True, name="tail"
+      )
     self.head_layers = [
       layers.ConvNorm(self.head, activation=self.activation, settings=settings, name=name)
       for name in ("head", *(f"head_{index}" for index in range(1, self.head_depth)))
@@ -95,10 +110,18 @@ class Network(nn.Module):
       self.hidden_layer = layers.Conv(self.hidden, bias=True, settings=settings, name="hidden")
     self.classifier = layers.Dense(self.num_classes, settings, name="classifier")
 
+  def _activation(self, end: str) -> str:
+    return self.activation if "activation" in end else "identity"
+
+  @property
+  def _kind(self) -> type[blocks.Block]:
+    """What its blocks are, of which those in one network take equal noise."""
+    return blocks.BLOCKS[self.rows[0].op]
+
   def drop_rates(self) -> tuple[float, ...]:
     """Returns each block's probability of being skipped, counting blocks without a skip too."""
-    count = sum(row.repeats for row in self.rows)
-    return tuple(self.drop_path_rate * index / count for index in range(count))
+    count, first = sum(row.repeats for row in self.rows), self._kind.first_drop
+    return tuple(self.drop_path_rate * (first + index) / count for index in range(count))
 
   def frozen_names(self) -> tuple[str, ...]:
     """Returns the top-level names of frozen parameters, whose gradient is zero.
@@ -111,6 +134,8 @@ class Network(nn.Module):
     names = ["stem", *(f"block_{index}" for index in range(count))]
     if self.frozen_blocks > 0:
       return tuple(names[: 1 + self.frozen_blocks])
+    if "norm" in self.tail:
+      names.append("tail")
     if self.head:
       names += ["head", *(f"head_{index}" for index in range(1, self.head_depth))]
     return (*names, *(["hidden"] if self.hidden else []))
@@ -130,12 +155,14 @@ class Network(nn.Module):
     block. Args: as of `__call__`; inner: also `block_i/expand`, `block_i/depthwise` (before
     squeeze-excitation) and `block_i/spatial`, activated, where the block has them.
     """
-    noise = None
-    if keys is not None and "drop_path" in keys and self.drop_path_rate > 0:
-      noise = layers.path_noise(keys["drop_path"], len(self.block_layers))
+    noise, kind = None, self._kind
+    if keys is not None and "drop_path" in keys and (kind.shaken or self.drop_path_rate > 0):
+      noise = layers.path_noise(keys["drop_path"], len(self.block_layers), kind.draws)
     frozen = len(self.block_layers) if self.frozen_blocks < 0 else self.frozen_blocks
     x = self.stem_layer(images, train and not frozen)
-    ends, strides = {"stem": x}, [row.stride for row in blocks.unroll(self.rows)]
+    table = blocks.unroll(self.rows)
+    ends, strides = {"stem": x}, [row.stride for row in table]
+    outer = _OuterSkips(table, x) if self.outer_skips else None
     reduction = 0
     if self.stem_pool or strides[0] > 1:
       reduction = 1
@@ -149,8 +176,12 @@ class Network(nn.Module):
         train and index >= frozen,
         None if noise is None or index < frozen else noise[:, index],
       )
+      if outer is not None:
+        x = outer.add(x, index)
       if index + 1 == frozen:
         x = jax.lax.stop_gradient(x)
+        if outer is not None:
+          outer.freeze()
       ends[f"block_{index}"] = x
       if inner:
         ends |= {f"block_{index}/{name}": end for name, end in inside.items()}
@@ -170,11 +201,15 @@ class Network(nn.Module):
   ) -> dict[str, Float[Array, "b *s c"]]:
     """Returns the end points of `backbone`, and those behind it.
 
-    `head_1x1`, where there is a head; `pooled_features` (b c, float32); `hidden` (b c), where there
-    is a hidden layer. Dropout comes after them.
+    `tail` and `head_1x1`, where there are such; `pooled_features` (b c, float32); `hidden` (b c),
+    where there is a hidden layer. Dropout comes after them.
     """
     ends = self.backbone(images, train=train, keys=keys, inner=inner)
     last, fixed = ends["features"], self.frozen_blocks < 0
+    if self.tail:
+      normed = self.tail_norm(last, train and not fixed) if "norm" in self.tail else None
+      activate = layers.ACTIVATIONS[self._activation(self.tail)]
+      last = ends["tail"] = activate(last) if normed is None else normed
     for layer in self.head_layers:
       last = ends["head_1x1"] = layer(last, train and not fixed)
     ends["pooled_features"] = last.mean((1, 2), dtype=jnp.float32)
@@ -200,6 +235,35 @@ class Network(nn.Module):
     if keys is not None and "dropout" in keys and self.dropout_rate > 0:
       x = layers.dropout(x, keys["dropout"], self.dropout_rate)
     return self.classifier(x)
+
+
+class _OuterSkips:
+  """Adds the input of every stage to its output, and that of all blocks to the last one's.
+
+  Source: AutoAugment's official code (Wide-ResNet).
+  """
+
+  def __init__(self, table: Sequence[blocks.Row], x: Float[Array, "b h w c"]):
+    self._table, self._whole, self._stage = table, x, x
+    self._first = 0
+
+  def add(self, x: Float[Array, "b h w c"], index: int) -> Float[Array, "b h w c"]:
+    """Returns the output `x` of block `index` with the skips that end there."""
+    end = index + 1
+    if end < len(self._table) and self._table[end].joined:
+      return x
+    x = self._stage = x + self._fit(self._stage, self._table[self._first : end])
+    self._first = end
+    return x + self._fit(self._whole, self._table) if end == len(self._table) else x
+
+  def freeze(self) -> None:
+    """Lets no gradient through what was kept so far."""
+    self._whole, self._stage = jax.lax.stop_gradient((self._whole, self._stage))
+
+  @staticmethod
+  def _fit(x: Array, rows: Sequence[blocks.Row]) -> Array:
+    stride = math.prod(row.stride for row in rows)
+    return shortcuts.fit(x, stride, rows[-1].channels, centred=True)
 
 
 def check(module: Network) -> Network:

@@ -1,12 +1,14 @@
 """Builds the task that a config names."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
+import ml_collections
 
 from effnets import augment, errors, models, ops, parallel
-from effnets.tasks import adversarial, base, classification
+from effnets.tasks import adversarial, base, classification, learned_operations
 
 
 def create(
@@ -178,4 +180,50 @@ def policy(config: Any) -> augment.policy.Policy | None:
   return made if any(settings.get(name) for name in on) else None
 
 
-_TASKS = {"classification": _classification, "advprop": _advprop}
+def _learned_operations(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> learned_operations.LearnedOperations:
+  name = "config.task.name='learned_operations'"
+  held_out, settings = config.data.unlabelled, config.augment.randaugment.to_dict()
+  if not held_out.source or held_out.ratio != 1:
+    raise errors.UserError(
+      f"config.data.unlabelled.source={held_out.source!r} with ratio={held_out.ratio!r}: {name} "
+      "takes as many held-out, labelled examples from there as it trains on; set ratio to 1."
+    )
+  if step_batch % (2 * placement.batch_shards) or config.accumulate > 1:
+    raise errors.UserError(
+      f"config.accumulate={config.accumulate} with config.batch_size={config.batch_size}: {name} "
+      "takes whole batches, an even number of examples, held-out ones too, on every device."
+    )
+  for key, value, off in (
+    ("augment.randaugment.layers", settings["layers"], not settings["layers"]),
+    ("augment.operations_first", True, config.augment.get("operations_first", False)),
+    ("task.mixup", config.task.mixup, config.task.mixup),
+    ("task.cutmix", config.task.cutmix, config.task.cutmix),
+  ):
+    if off:
+      good = {"layers": 2, "operations_first": False}.get(key.rpartition(".")[2], 0.0)
+      raise errors.UserError(f"config.{key}={value!r} does not go with {name}; set it to {good}.")
+  learning = config.get("learning", ml_collections.ConfigDict()).to_dict()
+  for key in learning:
+    if key != "rate":
+      raise errors.unknown("config.learning", key, "a setting", ("rate",))
+  rate = learning.get("rate", 1.0)
+  if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+    raise errors.UserError(f"config.learning.rate={rate!r} is not a number above 0, such as 1.0.")
+  augment.create({"randaugment": settings})
+  moves = ml_collections.ConfigDict(config.to_dict())
+  moves.augment.randaugment.layers = 0
+  # Each half of the batch goes through the network by itself.
+  plain = _classification(moves, placement, num_classes, step_batch // 2)
+  fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+  return learned_operations.LearnedOperations(
+    **fields, learned=augment.Learned(augment.RandAugment(**settings)), rate=rate
+  )
+
+
+_TASKS = {
+  "classification": _classification,
+  "advprop": _advprop,
+  "learned_operations": _learned_operations,
+}

@@ -32,6 +32,7 @@ _COMMON = {
   "clip_norm": None,
   "frozen": (),
   "undecayed": (),
+  "decay_norms": False,
 }
 _FIELDS = {
   "rmsprop": {"decay": 0.9, "momentum": 0.9, "eps": 1e-3},
@@ -76,12 +77,16 @@ def decayed(path: str) -> bool:
 def decay_rule(config: Mapping[str, Any], *, key: str = "config.optimizer") -> Rule:
   """Returns path -> whether the weight there decays: `decayed`, without `config.undecayed`.
 
+  With `config.decay_norms` scale and bias of normalisation layers decay too.
+
   >>> rule = decay_rule({"name": "sgd", "undecayed": ("depthwise/", "bias$")})
   >>> [rule(p) for p in ("head/kernel", "head/bias", "block_1/depthwise/kernel", "stem/norm/scale")]
   [True, False, False, False]
   """
-  patterns = [re.compile(pattern) for pattern in _read(config, key)["undecayed"]]
-  return lambda path: decayed(path) and not any(p.search(path) for p in patterns)
+  values = _read(config, key)
+  patterns = [re.compile(pattern) for pattern in values["undecayed"]]
+  every = values["decay_norms"]
+  return lambda path: (every or decayed(path)) and not any(p.search(path) for p in patterns)
 
 
 def mask(params: PyTree, rule: Rule = decayed) -> PyTree[bool]:
@@ -136,8 +141,8 @@ def create(
   adam; `decoupled`, here: adamw, lars, lamb; None takes the one that the optimizer has);
   `clip_norm` (largest global norm of the gradients, those of frozen weights not counted; None for
   no clipping); `frozen` (path prefixes whose weights get zero updates and no optimizer state);
-  `undecayed` (regular expressions: weights whose path one of them finds do not decay, see
-  `decay_rule`).
+  `undecayed` (regular expressions: weights whose path one of them finds do not decay) and
+  `decay_norms` (whether scales and biases of norms do), see `decay_rule`.
 
   Args:
     config: any mapping. schedule: step -> learning rate, step counted from 0.
@@ -263,6 +268,8 @@ def _read(config, key):
       f"{key}.weight_decay_kind={kind!r} does not go with {key}.name={name!r}, whose weight decay "
       f"is {own}. {kind.capitalize()}: {', '.join(others)}."
     )
+  if not isinstance(values["decay_norms"], bool):
+    raise errors.UserError(f"{key}.decay_norms={values['decay_norms']!r} is not True or False.")
   for field in ("frozen", "undecayed"):
     value = values[field]
     values[field] = (value,) if isinstance(value, str) else tuple(value)

@@ -11,6 +11,7 @@ from effnets import errors, models, parallel, tasks, weights, workdirs
 from effnets.training import results
 
 _HEAD = ("params", "classifier")
+_BESIDE = ("params", tasks.learned_operations.NAME)
 _NAMED = 4  # leaves that a message names before it counts
 
 
@@ -40,9 +41,15 @@ def variables(config: Any, task: tasks.Task) -> PyTree:
 def fit(loaded: PyTree, task: tasks.Task, config: Any) -> PyTree:
   """Returns `loaded` with the classifier that `task` needs; see `variables`.
 
-  Auxiliary norms start as copies of the main ones.
+  Auxiliary norms start as copies of the main ones. What a task learned beside the network stays
+  behind, and starts anew.
   """
   ours, theirs = _flat(task.abstract()), _flat(loaded)
+  own = {path for path in ours if path[: len(_BESIDE)] == _BESIDE}
+  theirs = {path: leaf for path, leaf in theirs.items() if path[: len(_BESIDE)] != _BESIDE}
+  if own:
+    fresh = _flat(task.init(config.seed))
+    theirs |= {path: fresh[path] for path in own}
   for path in ours.keys() - theirs.keys():
     main = (*path[:-1], models.main_name(path[-1]))
     if main in theirs:

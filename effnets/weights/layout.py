@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import flax.linen as nn
 
+from effnets import errors
 from effnets.models import blocks
 from effnets.weights.tensor import Tensor
 
@@ -99,10 +100,17 @@ def _residual(module: nn.Module) -> Iterator[Tensor]:
   yield from _layer("fc", "classifier", kind="dense")
 
 
+_KNOWN = ("mbconv", "separable", "bottleneck")
+
+
 def tensors(module: nn.Module) -> tuple[Tensor, ...]:
   """Returns every tensor that timm's state dict of `module` has, in its order.
 
   Args: module: a `models.network.Network`.
+  Raises: UserError for a network that timm has not.
   """
+  for row in module.rows:
+    if row.op not in _KNOWN:
+      raise errors.UserError(f"timm has no network of {row.op!r} blocks, so no names for weights.")
   residual = any(row.op == "bottleneck" for row in module.rows)
   return tuple(_residual(module) if residual else _mobile(module))

@@ -44,6 +44,11 @@ CONFIGS = (
   "configs/noisy_student.py:b0,unlabelled=pictures:/data/unlabelled",
   "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",
   "configs/noisy_student.py:svhn",
+  "configs/randaugment.py",
+  "configs/randaugment.py:cifar10",
+  "configs/randaugment.py:cifar10,shake_shake_26_2x96d,policy=autoaugment",
+  "configs/randaugment.py:imagenet",
+  "configs/randaugment.py:svhn,wide_resnet_28_2",
 )
 
 # Classes and training examples of what the configs name; nothing is opened.
@@ -54,6 +59,7 @@ _DATA = {
   ("svhn_cropped", "train[4000:]"): (10, 69257),
   ("cars196", "train"): (196, 8144),
   ("cifar10", "train"): (10, 50000),
+  ("svhn_cropped", "train+extra"): (10, 604388),
   ("folder:/data/birdsnap", "train"): (500, 47386),
   ("folder:/data/pictures", "train"): (3, 640),
 }

@@ -29,6 +29,10 @@ def _moved(module, seed=0):
     ("mobilenetv3_small", {"width": 0.25, "depth": 0.3, "padding": "SYMMETRIC", "epsilon": 1e-5}),
     ("mobilenetv1", {"width": 0.25, "depth": 0.3}),
     ("resnet50", {"width": 0.125, "depth": 0.2}),
+    # Norms with no convolution before them.
+    ("wide_resnet_28_2", {"width": 0.25, "depth": 0.25}),
+    ("shake_shake_26_2x32d", {"width": 0.25, "depth": 0.25}),
+    ("pyramidnet_272", {"width": 0.25, "depth": 0.02}),
   ],
 )
 def test_a_folded_network_computes_the_same(name, settings):

@@ -262,6 +262,15 @@ def test_weights_that_undecayed_names_are_left_out_of_both_kinds_of_decay():
   assert sorted(path for path, u in moved.items() if np.any(u)) == sorted(left)
 
 
+def test_norms_decay_too_if_they_shall():
+  flat = traverse_util.flatten_dict(PARAMS, sep="/")
+  rule = optimizers.decay_rule({"name": "sgd", "decay_norms": True, "undecayed": ("^head/bias",)})
+  assert [path for path in flat if not rule(path)] == ["head/bias"]
+  assert not all(optimizers.decayed(path) for path in flat if rule(path))
+  with pytest.raises(errors.UserError, match="config.optimizer.decay_norms='yes' is not True or"):
+    optimizers.decay_rule({"name": "sgd", "decay_norms": "yes"})
+
+
 def test_undecayed_that_is_no_regular_expression():
   with pytest.raises(errors.UserError, match=r"config.optimizer.undecayed: '\(' is not a regular"):
     optimizers.decay_rule({"name": "sgd", "undecayed": ("(",)})

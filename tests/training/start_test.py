@@ -80,6 +80,21 @@ def test_auxiliary_norms_start_as_the_main_ones(state_dict):
     np.testing.assert_array_equal(found[name], expected[name.removesuffix("_1")], err_msg=name)
 
 
+def test_what_a_task_learned_beside_the_network_stays_behind():
+  learned = configuration.load("configs/randaugment.py:policy=learned")
+  plain = configuration.load("configs/randaugment.py")
+  tasks = {name: _task(c, 10) for name, c in (("learned", learned), ("plain", plain))}
+  weights_of = {name: tiny.perturbed(task.init(3)) for name, task in tasks.items()}
+  weights_of["learned"]["params"]["operations"]["weights"] += 1
+  kept = training.start.fit(weights_of["learned"], tasks["plain"], plain)
+  found, expected = _leaves(kept), _leaves(weights_of["learned"])
+  assert expected.keys() - found.keys() == {"params/operations/weights"}
+  assert all((found[name] == expected[name]).all() for name in found)
+  anew = _leaves(training.start.fit(weights_of["plain"], tasks["learned"], learned))
+  assert not anew.pop("params/operations/weights").any()
+  assert all((anew[n] == leaf).all() for n, leaf in _leaves(weights_of["plain"]).items())
+
+
 @pytest.mark.slow
 def test_a_training_starts_from_a_run_and_needs_it_no_more(tmp_path):
   first = tiny.get_config("steps=4")

@@ -357,6 +357,9 @@ _FUNCTIONS = {
   ),
   "joined rows": lambda x: jnp.concatenate([_convolve(x), _convolve(-x)], 1),
   "pooling": lambda x: nn.max_pool(_convolve(x), (3, 2), (2, 1), ((1, 0), (0, 1))),
+  "mean of what is inside": lambda x: nn.avg_pool(
+    _convolve(x), (3, 2), (2, 3), "SAME", count_include_pad=False
+  ),
   "means": lambda x: _convolve(x).mean((1, 2)),
   "kept means": lambda x: _convolve(x) * _convolve(x).mean((1, 2), keepdims=True),
   "sums": lambda x: _convolve(x).sum((1, 2)) / 7,

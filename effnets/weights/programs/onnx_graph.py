@@ -188,21 +188,31 @@ def _convolution(graph: Graph, values: list[Value], params: dict, aval: Any) -> 
   return Tensor(name, aval.shape, True)
 
 
-def _max_pool(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
-  window, strides, pads = (params[f"window_{k}"] for k in ("dimensions", "strides", "dilation"))
-  padding = params["padding"]
-  ends = (window[0], window[3], strides[0], strides[3], *padding[0], *padding[3])
-  if len(window) != 4 or ends != (1, 1, 1, 1, 0, 0, 0, 0) or set(pads) != {1}:
-    raise refused("reduce_window_max over more than height and width")
-  x = graph.layout(_tensor(values[0], "pooling"), first=True)
-  name = graph.add(
-    "MaxPool",
-    [x.name],
-    kernel_shape=window[1:3],
-    strides=strides[1:3],
-    pads=(padding[1][0], padding[2][0], padding[1][1], padding[2][1]),
-  )
-  return Tensor(name, aval.shape, True)
+def _pool(op: str) -> Callable[..., Tensor]:
+  """Returns the emitter of windows' largest values (`MaxPool`) or sums (`AveragePool`)."""
+
+  def emit(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+    window, strides, pads = (params[f"window_{k}"] for k in ("dimensions", "strides", "dilation"))
+    padding = params["padding"]
+    ends = (window[0], window[3], strides[0], strides[3], *padding[0], *padding[3])
+    if len(window) != 4 or ends != (1, 1, 1, 1, 0, 0, 0, 0) or set(pads) != {1}:
+      raise refused("a window over more than height and width")
+    x = graph.layout(_tensor(values[0], "pooling"), first=True)
+    # The mean over all of a window, padding too, times its size is the sum.
+    sums = {"count_include_pad": 1} if op == "AveragePool" else {}
+    name = graph.add(
+      op,
+      [x.name],
+      kernel_shape=window[1:3],
+      strides=strides[1:3],
+      pads=(padding[1][0], padding[2][0], padding[1][1], padding[2][1]),
+      **sums,
+    )
+    if sums:
+      name = graph.add("Mul", [name, graph.constant(window[1] * window[2], np.float32)])
+    return Tensor(name, aval.shape, True)
+
+  return emit
 
 
 def _reduce(op: str) -> Callable[..., Tensor]:
@@ -364,7 +374,8 @@ _EMITTERS: dict[str, Callable[..., Value]] = {
   "pad": _pad,
   "reduce_max": _reduce("ReduceMax"),
   "reduce_sum": _reduce("ReduceSum"),
-  "reduce_window_max": _max_pool,
+  "reduce_window_max": _pool("MaxPool"),
+  "reduce_window_sum": _pool("AveragePool"),
   "reshape": _reshape,
   "rsqrt": _rsqrt,
   "slice": _slice,

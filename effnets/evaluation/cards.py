@@ -1,0 +1,200 @@
+"""A reproduction card as Markdown, and its pictures, from the values of single seeds.
+
+A card is a dict, as JSON holds it:
+
+  title, claim, setting, command   of the paper, and what was measured here
+  seeds, seconds, machine          of the runs; one number of seconds a seed
+  paper                            `command`, and its `table` as rows
+  differences, tried               sentences; `tried` may be left out
+  sections                         further ones, each a `title` with a `text`, a `table`, or both
+  more                             further parts, each with a `title`, and a `claim` and `setting` of
+                                   its own or a `text`; one without a claim is not judged
+
+The card and each of `more` is a part: a table, or `tables`, a list of them, all judged together. A
+table has
+
+  figure        what is compared
+  arms          name -> one value a seed
+  comparisons   pairs of arms, the better one first
+  decisive      how many comparisons, from the first, the claim needs; 1 if not given
+  columns       title -> arm -> text: what else it tells of an arm; may be left out
+  map           instead of `arms`: `axes` (names of rows and columns), `values` (of the columns,
+                numbers) and `cells` (row -> column -> one value a seed). Then an arm is a row, and its
+                value at a seed that of the best column: what the comparisons compare
+  seeds         if they are not the card's
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from effnets.evaluation import comparison
+
+Part = Mapping[str, Any]
+
+
+def render(card: Part) -> str:
+  """Returns the card as Markdown."""
+  lines = [f"# {card['title']}", "", f"**Claim.** {card['claim']}", ""]
+  lines += [f"**Measured here.** {card['setting']}", "", "```", card["command"], "```", ""]
+  pictures = iter(picture_names(card))
+  lines += _compared(card, card["seeds"], next(pictures))
+  for part in card.get("more", ()):
+    lines += [f"## {part['title']}", ""]
+    if "claim" in part:
+      lines += [f"**Claim.** {part['claim']}", "", f"**Measured here.** {part['setting']}", ""]
+      lines += _compared(part, card["seeds"], next(pictures))
+    else:
+      lines += [part["text"], "", *_compared(part, card["seeds"])]
+  seconds = card["seconds"]
+  where = ", ".join(f"{key} {value}" for key, value in card["machine"].items())
+  lines += [f"Wall time: {min(seconds):.0f} to {max(seconds):.0f} s a seed, on {where}."]
+  if card.get("tried"):
+    lines += ["", "## What was tried", "", *(f"- {text}" for text in card["tried"])]
+  paper = card["paper"]
+  lines += ["", "## In the paper", "", "```", paper["command"], "```", "", *_rows(paper["table"])]
+  for section in card.get("sections", ()):
+    lines += ["", f"## {section['title']}"]
+    lines += ["", section["text"]] if section.get("text") else []
+    lines += ["", *_rows(section["table"])] if section.get("table") else []
+  lines += ["", "## What differs", "", *(f"- {text}" for text in card["differences"]), ""]
+  return "\n".join(lines)
+
+
+def picture_names(card: Part) -> list[str]:
+  """Returns the file names of a card's pictures, one for each part with a claim, in order.
+
+  >>> picture_names({"claim": "a", "more": [{"claim": "b"}, {"text": "c"}]})
+  ['results.png', 'results_1.png']
+  """
+  claims = sum("claim" in part for part in card.get("more", ()))
+  return ["results.png", *(f"results_{number}.png" for number in range(1, claims + 1))]
+
+
+def draw(card: Part, folder: pathlib.Path) -> None:
+  """Draws the pictures of a card into `folder`."""
+  parts = [card, *(part for part in card.get("more", ()) if "claim" in part)]
+  for part, name in zip(parts, picture_names(card), strict=True):
+    chart(part, folder / name)
+
+
+def chart(part: Part, path: pathlib.Path) -> None:
+  """Draws a part as a PNG: every seed of every arm with means and standard errors, or a map."""
+  tables = _tables(part)
+  if "map" not in tables[0]:
+    comparison.panels({table["figure"]: table["arms"] for table in tables}, path)
+    return
+  (table,) = tables
+  cells = {
+    (row, column): values
+    for row, of_row in table["map"]["cells"].items()
+    for column, values in of_row.items()
+  }
+  comparison.heat_map(cells, path, label=table["figure"], axes=tuple(table["map"]["axes"]))
+
+
+def arms_of(table: Part) -> dict[str, list[float]]:
+  """Returns what is compared, one value a seed: of a map, the value of each row's best column.
+
+  Of columns that are equally good it is the mean.
+  """
+  if "map" not in table:
+    return table["arms"]
+  values, found = np.asarray(table["map"]["values"], np.float64), {}
+  for name, columns in table["map"]["cells"].items():
+    by_seed = np.transpose(list(columns.values()))
+    found[name] = [float(values[seed == seed.max()].mean()) for seed in by_seed]
+  return found
+
+
+def _tables(part: Part) -> Sequence[Part]:
+  """Returns what was measured, figure by figure."""
+  return part.get("tables") or [part]
+
+
+def _compared(part: Part, seeds: Sequence[int], picture: str = "") -> list[str]:
+  """Returns the lines of a part: tables, picture, differences and, if it has a claim, verdict."""
+  tables, lines = _tables(part), []
+  of_map = "map" in tables[0]
+  shown = [f"![{'Every cell' if of_map else 'Every seed of every arm'}]({picture})", ""]
+  shown = shown if picture else []
+  for table in tables:
+    if of_map:
+      lines += [*_map(table), "", *shown]
+    lines += [*_arms(table, table.get("seeds", seeds)), ""]
+  lines += [] if of_map else shown
+  for table in tables:
+    lines += [*_comparisons(table, marked=len(tables) > 1), ""]
+  return lines + ([_verdict(tables), ""] if "claim" in part else [])
+
+
+def _rows(rows: Sequence[Sequence[Any]]) -> list[str]:
+  """Returns the lines of a Markdown table; the first row is the header."""
+  lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+  return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def _map(table: Part) -> list[str]:
+  """Returns the table of a map's cells, the best of each row in bold."""
+  cells, axes = table["map"]["cells"], table["map"]["axes"]
+  rows = [[f"{table['figure']}: {axes[0]} by {axes[1]}", *next(iter(cells.values()))]]
+  for name, columns in cells.items():
+    best = max(columns, key=lambda column: np.mean(columns[column]))
+    texts = {column: comparison.shown(values) for column, values in columns.items()}
+    rows.append([name, *(f"**{t}**" if c == best else t for c, t in texts.items())])
+  return _rows(rows)
+
+
+def _form(table: Part) -> str:
+  return ".1f" if "map" in table else ".2%"
+
+
+def _arms(table: Part, seeds: Sequence[int]) -> list[str]:
+  columns, form = table.get("columns", {}), _form(table)
+  figure = f"best {table['map']['axes'][1]}" if "map" in table else table["figure"]
+  rows = [["arm", *columns, f"{figure}, mean ± s.e.", *(f"seed {seed}" for seed in seeds)]]
+  for name, values in arms_of(table).items():
+    cells = (cells.get(name, "") for cells in columns.values())
+    each = (f"{value:{form}}" for value in values)
+    rows.append([name, *cells, comparison.shown(values, form), *each])
+  return _rows(rows)
+
+
+def _comparisons(table: Part, *, marked: bool) -> list[str]:
+  """Returns the comparisons of a table; marked: with its figure, and those that decide in bold."""
+  head = f"{table['figure']}, seed by seed" if marked else "comparison, seed by seed"
+  rows, form = [[head, "mean difference ± s.e.", "in standard errors"]], _form(table)
+  for index, (better, worse) in enumerate(table["comparisons"]):
+    mean, error = _difference(table, better, worse)
+    times = f"{mean / error:+.1f}" if error else "all equal"
+    name = f"{better} over {worse}"
+    if marked and index < table.get("decisive", 1):
+      name = f"**{name}**"
+    rows.append([name, f"{mean:+{form}} ± {error:{form}}", times])
+  return _rows(rows)
+
+
+def _difference(table: Part, better: str, worse: str) -> tuple[float, float]:
+  """Returns mean and standard error of the differences, seed by seed."""
+  arms = arms_of(table)
+  return comparison.mean_and_error(np.subtract(arms[better], arms[worse]))
+
+
+def _verdict(tables: Sequence[Part]) -> str:
+  differences = [
+    _difference(table, *pair)
+    for table in tables
+    for pair in table["comparisons"][: table.get("decisive", 1)]
+  ]
+  held = [mean > 2 * error for mean, error in differences]
+  if all(held):
+    verdict = "reproduced"
+  elif any(held):
+    verdict = f"reproduced in part, {sum(held)} of {len(held)}"
+  else:
+    verdict = "not reproduced"
+  which = "comparison" if len(held) == 1 else f"{len(held)} comparisons"
+  which = f"the {which} in bold" if len(tables) > 1 else f"first {which}"
+  return f"The claim is **{verdict}** at this scale ({which}, more than two s.e.)."
