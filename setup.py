@@ -7,9 +7,10 @@ import setuptools
 _HERE = pathlib.Path(__file__).parent
 
 _EXPORT = ["flatbuffers>=24.3", "onnx>=1.17", "onnxruntime>=1.20"]
+_VIDEO = ["opencv-python-headless>=4.10", "imageio-ffmpeg>=0.5"]
 _TF = ["ai-edge-litert>=2.0", "tensorflow-cpu>=2.19"]
 # The tests of optional formats run wherever the tests do.
-_TEST = [*_EXPORT, *_TF, "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"]
+_TEST = [*_EXPORT, *_TF, *_VIDEO, "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"]
 
 setuptools.setup(
   name="effnets",
@@ -49,7 +50,7 @@ setuptools.setup(
   ],
   extras_require={
     "tf": _TF,
-    "video": ["opencv-python-headless>=4.10", "imageio-ffmpeg>=0.5"],
+    "video": _VIDEO,
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "plan": ["libtpu>=0.0.30"],

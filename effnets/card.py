@@ -88,16 +88,24 @@ def machine() -> dict[str, Any]:
 def render(results: Mapping[str, Any]) -> str:
   """Returns the card as Markdown.
 
-  `results` has `title`, `claim`, `command`, `setting`, `seeds`, `figure` (what is compared),
-  `arms` (name -> one value a seed), `comparisons` (pairs of arms), `seconds` (one a seed),
-  `machine`, `paper` (command and table as rows) and `differences` (sentences). It may have
+  `results` has `title`, `claim`, `command`, `setting`, `seeds`, `seconds` (one a seed), `machine`,
+  `paper` (command and table as rows), `differences` (sentences), and what was measured: `figure`
+  (what is compared), `arms` (name -> one value a seed), `comparisons` (pairs of arms). It may have
   `columns` (title -> arm -> text: what else the table tells of an arm), `decisive` (how many
   comparisons, from the first, the claim needs; 1 if not given) and `tried` (sentences).
+
+  Of several figures, `tables` is a list of what holds `figure`, `arms`, `comparisons`, and maybe
+  `columns` and `decisive`, for each; the claim needs the decisive comparisons of all.
   """
+  tables = _tables(results)
   lines = [f"# {results['title']}", "", f"**Claim.** {results['claim']}", ""]
   lines += [f"**Measured here.** {results['setting']}", "", "```", results["command"], "```", ""]
-  lines += [*_arms(results), "", "![Every seed of every arm](results.png)", ""]
-  lines += [*_comparisons(results), "", _verdict(results), ""]
+  for table in tables:
+    lines += [*_arms(table, results["seeds"]), ""]
+  lines += ["![Every seed of every arm](results.png)", ""]
+  for table in tables:
+    lines += [*_comparisons(table, marked=len(tables) > 1), ""]
+  lines += [_verdict(tables), ""]
   seconds = results["seconds"]
   where = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
   lines += [f"Wall time: {min(seconds):.0f} to {max(seconds):.0f} s a seed, on {where}."]
@@ -109,53 +117,67 @@ def render(results: Mapping[str, Any]) -> str:
   return "\n".join(lines)
 
 
+def _tables(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+  """Returns what was measured, figure by figure."""
+  return results.get("tables") or [results]
+
+
 def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
   """Returns the lines of a Markdown table; the first row is the header."""
   lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
   return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
-def _arms(results: Mapping[str, Any]) -> list[str]:
-  columns = results.get("columns", {})
-  seeds = (f"seed {seed}" for seed in results["seeds"])
-  rows = [["arm", *columns, f"{results['figure']}, mean ± s.e.", *seeds]]
-  for name, values in results["arms"].items():
+def _arms(table: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
+  columns = table.get("columns", {})
+  rows = [["arm", *columns, f"{table['figure']}, mean ± s.e.", *(f"seed {s}" for s in seeds)]]
+  for name, values in table["arms"].items():
     cells = (cells.get(name, "") for cells in columns.values())
     rows.append([name, *cells, comparison.shown(values), *(f"{value:.2%}" for value in values)])
   return _table(rows)
 
 
-def _comparisons(results: Mapping[str, Any]) -> list[str]:
-  rows = [["comparison, seed by seed", "mean difference ± s.e.", "in standard errors"]]
-  for better, worse in results["comparisons"]:
-    mean, error = _difference(results, better, worse)
+def _comparisons(table: Mapping[str, Any], *, marked: bool) -> list[str]:
+  """Returns the comparisons of a table; marked: with its figure, and those that decide in bold."""
+  head = f"{table['figure']}, seed by seed" if marked else "comparison, seed by seed"
+  rows = [[head, "mean difference ± s.e.", "in standard errors"]]
+  for better, worse in table["comparisons"]:
+    mean, error = _difference(table, better, worse)
     times = f"{mean / error:+.1f}" if error else "all equal"
-    rows.append([f"{better} over {worse}", f"{mean:+.2%} ± {error:.2%}", times])
+    name = f"{better} over {worse}"
+    if marked and [better, worse] in list(map(list, _decisive(table))):
+      name = f"**{name}**"
+    rows.append([name, f"{mean:+.2%} ± {error:.2%}", times])
   return _table(rows)
 
 
-def _difference(results: Mapping[str, Any], better: str, worse: str) -> tuple[float, float]:
+def _decisive(table: Mapping[str, Any]) -> Sequence[Sequence[str]]:
+  return table["comparisons"][: table.get("decisive", 1)]
+
+
+def _difference(table: Mapping[str, Any], better: str, worse: str) -> tuple[float, float]:
   """Returns mean and standard error of the differences, seed by seed."""
-  arms = results["arms"]
+  arms = table["arms"]
   return comparison.mean_and_error(np.subtract(arms[better], arms[worse]))
 
 
-def _verdict(results: Mapping[str, Any]) -> str:
-  decisive = results["comparisons"][: results.get("decisive", 1)]
-  held = [mean > 2 * error for mean, error in (_difference(results, *pair) for pair in decisive)]
+def _verdict(tables: Sequence[Mapping[str, Any]]) -> str:
+  differences = [_difference(table, *pair) for table in tables for pair in _decisive(table)]
+  held = [mean > 2 * error for mean, error in differences]
   if all(held):
     verdict = "reproduced"
   elif any(held):
     verdict = f"reproduced in part, {sum(held)} of {len(held)}"
   else:
     verdict = "not reproduced"
-  which = "first comparison" if len(held) == 1 else f"first {len(held)} comparisons"
+  which = "comparison" if len(held) == 1 else f"{len(held)} comparisons"
+  which = f"the {which} in bold" if len(tables) > 1 else f"first {which}"
   return f"The claim is **{verdict}** at this scale ({which}, more than two s.e.)."
 
 
 def chart(results: Mapping[str, Any], path: pathlib.Path) -> None:
   """Draws every seed of every arm, and the arms' means with standard errors, as a PNG."""
-  comparison.dots(results["arms"], path, label=results["figure"])
+  comparison.panels({table["figure"]: table["arms"] for table in _tables(results)}, path)
 
 
 def write(paper: str) -> pathlib.Path:
