@@ -69,8 +69,8 @@ def package(name: str, *, extra: str, what: str, called: str = "") -> ModuleType
     return importlib.import_module(name)
   except ImportError as error:
     raise UserError(
-      f"{called or name} is not installed, or not whole ({error}); `pip install 'effnets[{extra}]'` "
-      f"brings all that {what} needs."
+      f"{called or name} is not installed, or not whole ({error}); "
+      f"`pip install 'effnets[{extra}]'` brings all that {what} needs."
     ) from error
 
 

@@ -112,11 +112,8 @@ def _films(options: Any, settings: Settings) -> dict[str, data.films.Films]:
 
 def _source(examiner: suites.Examiner, options: Any, settings: Settings) -> data.Source | None:
   """Returns the pictures that are changed; None if the suites need none."""
-  given = {"photos"}
-  given |= {
-    suite for suite, key in (("corruptions", "folder"), ("sequences", "films")) if options[key]
-  }
-  if given >= set(settings.suites):
+  given = {"corruptions": options.folder, "sequences": options.films, "photos": True}
+  if all(given.get(suite) for suite in settings.suites):
     return None
   config = examiner.trained.config
   source = training.inputs.evaluation(config, "test")

@@ -11,6 +11,7 @@ import json
 import pathlib
 
 import ml_collections
+import numpy as np
 
 from effnets import card, configuration, data, models, parallel, recipes, training
 from effnets.augment.corruptions import tables
@@ -41,6 +42,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.checkpoint.update({"every_percent": 100.0, "keep": 1})
   config.tensorboard = False
   runs = {"shared_middle": SHARED, "strong_middle": STRONG}
+  for overrides in runs.values():
+    overrides.setdefault("model", {})["width"] = WIDTHS["middle"]
   for name, width in WIDTHS.items():
     for method, overrides in (("plain", PLAIN), ("advprop", {})):
       model = {**overrides.get("model", {}), "width": width}
@@ -86,7 +89,8 @@ def corrupted(config: ml_collections.ConfigDict) -> dict[str, list[float]]:
       path = member.folder(RUNS, seed) / "corrupted.json"
       if not path.exists():
         trained = plain(own, path.parent)
-        examiner = examiners.setdefault(own.model.get("width", 1.0), suites.Examiner(trained))
+        # Networks of one width are one compiled program.
+        examiner = examiners.setdefault(own.model.width, suites.Examiner(trained))
         examiner.trained = trained
         figures = suites.corruption_errors(examiner, view, names, SEVERITIES)
         path.write_text(json.dumps(figures["errors"], indent=2) + "\n")
@@ -104,3 +108,37 @@ def plain(config: ml_collections.ConfigDict, folder: pathlib.Path) -> training.r
   variables = models.main_set(parallel.to_host(trained.variables))
   variables = placement.put(variables, placement.state(variables))
   return training.results.Trained(config, task, placement, variables, trained.step, {})
+
+
+def main() -> None:
+  """Runs what is missing and writes `results.json`."""
+  swept = card.run_sweep(__file__, RUNS)
+  corrupt = corrupted(get_config())
+  plain, shared, one, strong = (
+    "plain training",
+    "adversarial training, shared norms",
+    "AdvProp, one step",
+    "AdvProp, five steps",
+  )
+  middle = {
+    "plain_middle": plain,
+    "shared_middle": shared,
+    "advprop_middle": one,
+    "strong_middle": strong,
+  }
+  taken = card.from_sweep(swept, middle)
+  passes = {plain: "1", shared: "3", one: "3", strong: "7"}
+  columns = {"passes a step": passes, **taken.pop("columns")}
+  pairs = [[one, plain], [one, shared], [one, strong]]
+  gains = {
+    f"width {width}": np.subtract(corrupt[f"advprop_{name}"], corrupt[f"plain_{name}"]).tolist()
+    for name, width in WIDTHS.items()
+  }
+  widths = [f"width {width}" for width in WIDTHS.values()]
+  results = {}
+  path = pathlib.Path(__file__).parent / "results.json"
+  path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  main()
