@@ -5,6 +5,7 @@ Noise of difficulty 2 and 3 has folders of its own, such as gaussian_noise_2. Fi
 ffmpeg that imageio-ffmpeg brings, of the `[video]` extra.
 """
 
+import os
 from types import ModuleType
 
 import numpy as np
@@ -83,6 +84,8 @@ def published(path: str, perturbation: str, *, difficulty: int, key: str) -> Fil
 
 def library() -> ModuleType:
   """Returns imageio-ffmpeg. Raises: UserError if it is not installed."""
+  # Else it runs Python between fork and exec, where a process of several threads may stand still.
+  os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
   return errors.package(
     "imageio_ffmpeg", extra="video", what="reading films", called="imageio-ffmpeg"
   )

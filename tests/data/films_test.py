@@ -32,6 +32,16 @@ def test_every_frame_is_read_as_it_was_written(tmp_path):
   assert found.shape == frames.shape and np.abs(found - smooth).max() <= 4
 
 
+def test_pixels_are_those_of_the_benchmarks_own_reader(tmp_path):
+  cv2 = pytest.importorskip("cv2")
+  path = str(tmp_path / "a.mp4")
+  fakes.write_film(tmp_path / "a.mp4", noise(5), lossless=False)
+  capture, frames = cv2.VideoCapture(path), []
+  while (read := capture.read())[0]:
+    frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+  np.testing.assert_array_equal(films.read(path), np.stack(frames))
+
+
 def test_the_films_of_a_folder(tmp_path):
   stored = {}
   for index, place in enumerate(("n1/b.mp4", "n1/a.mp4", "n2/c.mp4")):

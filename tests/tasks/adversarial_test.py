@@ -242,3 +242,25 @@ def test_without_its_section():
   with pytest.raises(errors.UserError, match="config.adversary is missing"):
     _task(config)
   assert adversarial.PARTS
+
+
+def _smallest():
+  """Returns the cheapest registered model of every family."""
+  entries = sorted(map(models.entry, models.list_models()), key=lambda entry: -entry.madds)
+  return sorted(
+    {entry.name.partition("_")[0].rstrip("0123456789"): entry.name for entry in entries}.values()
+  )
+
+
+@pytest.mark.parametrize("name", _smallest())
+def test_every_family_can_be_trained(name):
+  config = _config()
+  config.model = {"name": name, "norm_sets": 2}
+  task = _task(config)
+  variables = task.abstract()
+  value, aux = jax.eval_shape(
+    lambda v, batch: task.loss(v, (), batch, jax.random.key(1), 0), variables, _batch()
+  )
+  assert value.shape == ()
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+  assert shapes(aux.model_state) == shapes({"batch_stats": variables["batch_stats"]})
