@@ -255,7 +255,7 @@ def _smallest():
 @pytest.mark.parametrize("name", _smallest())
 def test_every_family_can_be_trained(name):
   config = _config()
-  config.model = {"name": name, "norm_sets": 2}
+  config.model = {"name": name, "norm_sets": 2, "dtype": "float32"}
   task = _task(config)
   variables = task.abstract()
   value, aux = jax.eval_shape(
