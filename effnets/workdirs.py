@@ -27,6 +27,7 @@ FREE_KEYS = (
 
 # What evaluating a finished run may change beside them.
 EVALUATION_KEYS = (
+  "adversary.evaluated",
   "class_names",
   "data",
   "eval_batch_size",

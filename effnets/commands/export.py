@@ -43,9 +43,10 @@ def export(config: Any, workdir: str) -> None:
   trained = open_model(config, workdir)
   names = class_names(config, trained)
   calibration = _calibration(trained, settings) if settings.int8 else None
+  module, variables = trained.task.tested(parallel.to_host(trained.variables))
   program = programs.Program(
-    module=trained.task.module,
-    variables=parallel.to_host(trained.variables),
+    module=module,
+    variables=variables,
     image_size=trained.task.image_size,
     mean=trained.task.mean,
     std=trained.task.std,

@@ -93,14 +93,15 @@ def _compile(
   config = ml_collections.ConfigDict(stage.config.to_dict())
   if changes:
     configuration.merge(config, changes, key="the layout")
-  ready = training.prepare(config, _sources(config, stage.soft), devices=devices)
+  stand_ins = _stand_ins(config, stage.soft)
+  ready = training.prepare(config, stand_ins=stand_ins, devices=devices)
   program = training.program(config, ready)
   batch = ready.examples.abstract_batch(ready.placement)
   facts = programs.inspect(program.lower((), batch), where)
   return _Compiled(config, ready, program, facts)
 
 
-def _sources(config: Any, soft: bool) -> dict[str, data.Source]:
+def _stand_ins(config: Any, soft: bool) -> dict[str, data.Source]:
   """Returns a stand-in for every data set of the training that is not here, by its name."""
   settings, found = config.data, {}
   try:

@@ -33,10 +33,12 @@ def robustness(config: Any, workdir: str) -> None:
   """
   configuration.check(config)
   settings = settings_lib.read(config.robustness)
+  _check_pictures(config.robustness, settings)
+  films = _films(config.robustness, settings)
   trained = open_model(config, workdir)
   examiner = suites.Examiner(trained)
   source = _source(examiner, config.robustness, settings)
-  content = {**trained.about, **_measured(examiner, config.robustness, settings, source)}
+  content = {**trained.about, **_measured(examiner, config.robustness, settings, source, films)}
   if jax.process_index():
     return
   workdirs.write(workdir, settings_lib.FILE, json.dumps(content, indent=2) + "\n")
@@ -65,10 +67,53 @@ def _draw_sheet(
   chart.sheet(rows, ["clean", *map(str, settings.severities)], path)
 
 
+def _check_pictures(options: Any, settings: Settings) -> None:
+  """Raises UserError if there is not one corrupted picture to look at."""
+  names = settings.corruptions
+  if "corruptions" not in settings.suites:
+    return
+  if options.folder:
+    where = f"{KEY}.folder={options.folder!r}"
+    there = any(
+      data.folder.below(options.folder, name, str(severity))
+      for name in names
+      for severity in settings.severities
+    )
+  else:
+    where = f"{KEY}.corruptions"
+    there = bool(options.frost) or set(names) != {"frost"}
+  if not there:
+    raise errors.UserError(
+      f"{where}: there are no pictures of {', '.join(names)}; expected "
+      f"PATH/CORRUPTION/SEVERITY/CLASS/IMAGE, or photos for frost in {KEY}.frost."
+    )
+
+
+def _films(options: Any, settings: Settings) -> dict[str, data.films.Films]:
+  """Returns the films of the perturbations of which there are some.
+
+  Raises: UserError if films are asked for and there is none.
+  """
+  if not options.films or "sequences" not in settings.suites:
+    return {}
+  key = f"{KEY}.films"
+  found = {
+    name: data.films.published(options.films, name, difficulty=options.difficulty, key=key)
+    for name in settings.sequences
+  }
+  films = {name: of.subset(options.examples) for name, of in found.items() if of is not None}
+  if not films:
+    raise errors.UserError(
+      f"{key}={options.films!r}: there are no films of {', '.join(settings.sequences)}; expected "
+      "PATH/PERTURBATION/CLASS/FILM."
+    )
+  return films
+
+
 def _source(examiner: suites.Examiner, options: Any, settings: Settings) -> data.Source | None:
   """Returns the pictures that are changed; None if the suites need none."""
-  needs = {"sequences", "attacks"} if options.folder else {"corruptions", "sequences", "attacks"}
-  if not needs & set(settings.suites):
+  given = {"corruptions": options.folder, "sequences": options.films, "photos": True}
+  if all(given.get(suite) for suite in settings.suites):
     return None
   config = examiner.trained.config
   source = training.inputs.evaluation(config, "test")
@@ -77,7 +122,11 @@ def _source(examiner: suites.Examiner, options: Any, settings: Settings) -> data
 
 
 def _measured(
-  examiner: suites.Examiner, options: Any, settings: Settings, source: data.Source | None
+  examiner: suites.Examiner,
+  options: Any,
+  settings: Settings,
+  source: data.Source | None,
+  films: Mapping[str, data.films.Films],
 ) -> dict[str, Any]:
   content = {}
   if source is not None:
@@ -86,7 +135,7 @@ def _measured(
   if "corruptions" in settings.suites:
     content["corruptions"] = _corruptions(examiner, options, settings, source, content.get("clean"))
   if "sequences" in settings.suites:
-    content["sequences"] = _sequences(examiner, options, settings, source)
+    content["sequences"] = _sequences(examiner, options, settings, source, films)
   if "attacks" in settings.suites:
     top1 = suites.attacked(
       examiner,
@@ -147,12 +196,6 @@ def _corruptions(
     how = {"pictures": source.name, "generated": True, "table": tables.table_size(side, side)}
   names, severities = settings.corruptions, settings.severities
   found = suites.corruption_errors(examiner, view, names, severities)
-  if not found["errors"]:
-    where = f"{KEY}.folder={options.folder!r}" if options.folder else f"{KEY}.corruptions"
-    raise errors.UserError(
-      f"{where}: there are no pictures of {', '.join(names)}; expected "
-      "PATH/CORRUPTION/SEVERITY/CLASS/IMAGE, or photos for frost in config.robustness.frost."
-    )
   return {**how, **found, **_aggregated(found["errors"], examiner, settings, clean)}
 
 
@@ -196,7 +239,7 @@ def _aggregated(
     reference = settings.reference["corruptions"]["errors"]
     reference_clean = settings.reference.get("clean", {}).get("error")
     result["reference"] = "config.robustness.reference"
-  elif not settings.reference and examiner.trained.task.num_classes in (1000, 1001):
+  elif _like_alexnet(examiner, settings):
     reference, reference_clean = figures_lib.ALEXNET_ERRORS, figures_lib.ALEXNET_CLEAN_ERROR
     result["reference"] = "AlexNet"
   else:
@@ -212,20 +255,29 @@ def _aggregated(
 
 
 def _sequences(
-  examiner: suites.Examiner, options: Any, settings: Settings, source: data.Source
+  examiner: suites.Examiner,
+  options: Any,
+  settings: Settings,
+  source: data.Source | None,
+  films: Mapping[str, data.films.Films],
 ) -> dict[str, Any]:
-  part = data.corrupted.subset(source, options.sequence_examples)
+  if films:
+    pictures, view = options.films, films.get
+  else:
+    part = data.corrupted.subset(source, options.sequence_examples)
+    pictures = part.name
 
-  def view(name):
-    return data.corrupted.Sequences(
-      part, name, seed=options.seed, release=options.release, difficulty=options.difficulty
-    )
+    def view(name):
+      return data.corrupted.Sequences(
+        part, name, seed=options.seed, release=options.release, difficulty=options.difficulty
+      )
 
   found = suites.sequences(examiner, view, settings.sequences, difficulty=options.difficulty)
   counted = [name for name in found["flip_probability"] if name in sequences_lib.PERTURBATIONS]
   missing = [name for name in sequences_lib.PERTURBATIONS if name not in counted]
   result = {
-    "pictures": part.name,
+    "pictures": pictures,
+    "generated": not films,
     "difficulty": options.difficulty,
     **found,
     "mean_flip_probability": _mean(_only(found["flip_probability"], counted)),
@@ -241,7 +293,7 @@ def _sequences(
   if other:
     flips, distances = other["flip_probability"], other["top5_distance"]
     result["reference"] = "config.robustness.reference"
-  elif not settings.reference and examiner.trained.task.num_classes in (1000, 1001):
+  elif _like_alexnet(examiner, settings) and options.difficulty == 1:
     flips, distances = figures_lib.ALEXNET_FLIPS, None
     result["reference"] = "AlexNet"
   else:
@@ -251,6 +303,11 @@ def _sequences(
   if distances:
     result["mt5d"] = _mean(figures_lib.ratios(_only(found["top5_distance"], counted), distances))
   return result
+
+
+def _like_alexnet(examiner: suites.Examiner, settings: Settings) -> bool:
+  """Returns whether AlexNet's published figures are what a model's are divided by."""
+  return not settings.reference and examiner.trained.task.num_classes in (1000, 1001)
 
 
 def _photos(examiner: suites.Examiner, options: Any, settings: Settings) -> dict[str, Any]:

@@ -74,13 +74,14 @@ def _by_severity(
 
 
 def _sequence_report(found: Mapping[str, Any]) -> list[Any]:
-  title = f"\n{found['pictures']}, perturbed: {found['sequences']} sequences each"
-  rates = found["flip_rates"]
-  columns = ["perturbation", "flips [%]", "top-5 distance", *(["FR [%]"] if rates else [])]
-  made = _table(columns)
+  counts, rates = found["sequences"], found["flip_rates"]
+  title = f"\n{found['pictures']}, perturbed"
+  columns = ["perturbation", "sequences", "flips [%]", "top-5 distance"]
+  made = _table([*columns, *(["FR [%]"] if rates else [])])
   for name, flips in found["flip_probability"].items():
     extra = [_percent(rates.get(name))] if rates else []
-    made.add_row(name, _percent(flips), f"{found['top5_distance'][name]:.3f}", *extra)
+    distance = f"{found['top5_distance'][name]:.3f}"
+    made.add_row(name, str(counts[name]), _percent(flips), distance, *extra)
   end = f"mean flip probability {_percent(found['mean_flip_probability'])} %"
   if found["mfr"] is not None:
     end += f"; mFR {_percent(found['mfr'])} %{_mark(found)}, against {found['reference']}"

@@ -34,6 +34,8 @@ def read(config: Any) -> Settings:
   """Returns the settings of `config.robustness`. Raises: UserError for what cannot be."""
   known = (*tables.CORRUPTIONS, *tables.EXTRA_CORRUPTIONS)
   perturbations = (*sequences_lib.PERTURBATIONS, *sequences_lib.EXTRA_PERTURBATIONS)
+  if config.films:
+    perturbations += sequences_lib.FILMED_PERTURBATIONS
   named = {
     "suites": (_SUITES, _SUITES[:3], "a suite"),
     "corruptions": (known, tables.CORRUPTIONS, "a corruption"),
@@ -59,7 +61,7 @@ def read(config: Any) -> Settings:
       raise errors.UserError(f"{KEY}.epsilons: {error}") from error
   if not epsilons:
     raise errors.UserError(f"{KEY}.epsilons=() is empty; give numbers, such as (1, 2, 4).")
-  for key in ("folder", "imagenet_a", "stylized", "frost"):
+  for key in ("folder", "films", "imagenet_a", "stylized", "frost"):
     if config[key] and not pathlib.Path(config[key]).expanduser().is_dir():
       raise errors.UserError(f"{KEY}.{key}={config[key]!r} is not a folder that there is.")
   return Settings(

@@ -84,12 +84,13 @@ class Examiner:
   def transform(self, source: data.Source) -> data.decode.Transform | None:
     """Returns what brings pictures to the model's size.
 
-    Those of a data set are cut as always; corrupted ones were cut before, and are only resized.
+    Those of a data set are cut as always; changed ones were cut before, and are only resized.
     """
     size = self.trained.task.image_size
     if source.image_size == size:
       return None
-    if isinstance(source, data.folder.Folder) or source.image_size is not None:
+    cut = isinstance(source, data.folder.Folder | data.films.Films)
+    if cut or source.image_size is not None:
       return data.decode.CentreCrop(size, 1.0, "bicubic", squash=True)
     return training.inputs.evaluation_transform(self.trained.config, source)
 
@@ -122,16 +123,19 @@ def corruption_errors(
 def sequences(
   examiner: Examiner, view: Callable[[str], Any], names: Sequence[str], *, difficulty: int
 ) -> dict[str, Any]:
-  """Returns flip probability and top-5 distance by perturbation.
+  """Returns flip probability, top-5 distance and number of sequences by perturbation.
 
-  view: perturbation -> `data.corrupted.Sequences`. A sequence with a frame that cannot be read is
-  left out.
+  view: perturbation -> `data.corrupted.Sequences` or `data.films.Films`, or None if there are none.
+  A sequence with a frame that cannot be read is left out.
   """
-  flips, distances, count = {}, {}, 0
+  flips, distances, counts = {}, {}, {}
   for name in names:
+    source = view(name)
+    if source is None:
+      continue
     how = {"noise": name in corruptions.NOISE_SEQUENCES, "difficulty": difficulty}
     parts = []
-    for logits in _whole_sequences(examiner, view(name)):
+    for logits in _whole_sequences(examiner, source):
       parts.append(
         (
           len(logits),
@@ -139,11 +143,13 @@ def sequences(
           robustness.top5_distance(logits, **how).mean(),
         )
       )
+    if not parts:
+      continue
     weights, flip, distance = np.array(parts).T
+    counts[name] = int(weights.sum())
     flips[name] = float(np.average(flip, weights=weights))
     distances[name] = float(np.average(distance, weights=weights))
-    count = int(weights.sum())
-  return {"flip_probability": flips, "top5_distance": distances, "sequences": count}
+  return {"flip_probability": flips, "top5_distance": distances, "sequences": counts}
 
 
 def _whole_sequences(examiner: Examiner, source: Any) -> Iterator[Float[np.ndarray, "n t k"]]:

@@ -6,6 +6,7 @@ from effnets.data import class_names as class_names
 from effnets.data import corrupted as corrupted
 from effnets.data import decode as decode
 from effnets.data import draws as draws
+from effnets.data import films as films
 from effnets.data import folder as folder
 from effnets.data import parts as parts
 from effnets.data import photos as photos

@@ -13,8 +13,6 @@ What is drawn depends on (seed, corruption, severity, number of the example) onl
 and Poisson draws may change with its versions.
 """
 
-import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +24,7 @@ from effnets import errors
 from effnets.augment import corruptions
 from effnets.augment.corruptions import digital, tables
 from effnets.augment.corruptions import sequences as sequences_lib
-from effnets.data import decode, draws, folder, sources
+from effnets.data import decode, draws, folder, recent, sources
 
 RELEASES = (224, 299)
 
@@ -122,32 +120,33 @@ class Sequences(_View):
     difficulty: int = 1,
   ):
     """Takes the source; difficulty: 1 to 3, see `corruptions.sequence`."""
-    side = 0 if source.image_size else release
+    self._side = 0 if source.image_size else release
     super().__init__(source, perturbation, source.image_size or release)
     self.frames = sequences_lib.frames(perturbation)
-    cut = decode.CentreCrop(round(side * _AROUND), 1.0, "bilinear") if side else None
-
-    # Examples are read in order by several threads: the last few sequences are all that is needed.
-    @functools.lru_cache(maxsize=8)
-    def sequence(index):
-      example = source[index]
-      if cut:
-        example = cut(example)
-      rng = draws.generator(seed, f"perturbation/{perturbation}/{difficulty}", index)
-      noise = perturbation in corruptions.NOISE_SEQUENCES
-      frames = corruptions.sequence(
-        example["image"], perturbation, rng, side=side, difficulty=difficulty if noise else 1
-      )
-      return {**example, "image": frames}
-
-    self._sequence = sequence
+    self._cut = None
+    if self._side:
+      self._cut = decode.CentreCrop(round(self._side * _AROUND), 1.0, "bilinear")
+    self._perturbation, self._seed, self._difficulty = perturbation, seed, difficulty
+    self._recent = recent.Recent(self._sequence)
 
   def __len__(self) -> int:
     return len(self.source) * self.frames
 
   def __getitem__(self, index: int) -> sources.Example:
-    example = self._sequence(index // self.frames)
+    example = self._recent[index // self.frames]
     return {**example, "image": example["image"][index % self.frames]}
+
+  def _sequence(self, index: int) -> sources.Example:
+    example = self.source[index]
+    if self._cut:
+      example = self._cut(example)
+    name, difficulty = self._perturbation, self._difficulty
+    rng = draws.generator(self._seed, f"perturbation/{name}/{difficulty}", index)
+    noise = name in corruptions.NOISE_SEQUENCES
+    frames = corruptions.sequence(
+      example["image"], name, rng, side=self._side, difficulty=difficulty if noise else 1
+    )
+    return {**example, "image": frames}
 
 
 def frost_photos(path: str, side: int, *, key: str) -> list[UInt8[np.ndarray, "H W 3"]]:
@@ -184,12 +183,8 @@ def published(path: str, corruption: str, severity: int, *, key: str) -> folder.
 
   Raises: UserError if it holds no pictures.
   """
-  root = pathlib.Path(path).expanduser()
-  for parent in (root, *sorted(p for p in root.glob("*") if p.is_dir())):
-    inner = parent / corruption / str(severity)
-    if inner.is_dir():
-      return by_class(str(inner), key=key)
-  return None
+  inner = folder.below(path, corruption, str(severity))
+  return by_class(str(inner), key=key) if inner else None
 
 
 def by_class(path: str, *, key: str) -> folder.Folder:

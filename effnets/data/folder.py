@@ -179,14 +179,41 @@ def pictures(path: str, *, key: str) -> Folder:
   return found
 
 
+def below(path: str, *names: str) -> pathlib.Path | None:
+  """Returns the folder PATH/NAMES…, or PATH/*/NAMES…, or None if there is none.
+
+  Published sets group what they hold, and are unpacked with and without the group's folder.
+  """
+  root = pathlib.Path(path).expanduser()
+  for parent in (root, *(root / name for name in _folders(root))):
+    found = parent.joinpath(*names)
+    if found.is_dir():
+      return found
+  return None
+
+
+def labelled(
+  path: pathlib.Path, suffixes: tuple[str, ...] = _SUFFIXES
+) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+  """Returns the files PATH/CLASS/FILE, sorted, the number of each one's class, and all classes."""
+  classes = _folders(path)
+  files = [_files(path / name, suffixes) for name in classes]
+  labels = np.repeat(np.arange(len(classes), dtype=np.int32), list(map(len, files)))
+  return [file for of_class in files for file in of_class], labels, tuple(classes)
+
+
 def _folders(path: pathlib.Path) -> list[str]:
   with os.scandir(path) as entries:
     return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def _images(path: pathlib.Path) -> list[str]:
+  return _files(path, _SUFFIXES)
+
+
+def _files(path: pathlib.Path, suffixes: tuple[str, ...]) -> list[str]:
   if not path.is_dir():
     return []
   with os.scandir(path) as entries:
-    names = [e.name for e in entries if e.name.lower().endswith(_SUFFIXES)]
+    names = [e.name for e in entries if e.name.lower().endswith(suffixes)]
   return [str(path / name) for name in sorted(names) if not name.startswith(".")]

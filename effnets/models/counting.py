@@ -14,10 +14,15 @@ from effnets.models import initialize
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-  """params: trainable numbers. madds: multiply-adds of convolutions and dense layers, one image."""
+  """What a network holds and computes.
+
+  params: trainable numbers. madds: multiply-adds of convolutions and dense layers, one image.
+  shapes: of its variables.
+  """
 
   params: int
   madds: int
+  shapes: Any = dataclasses.field(default=None, compare=False, repr=False)
 
 
 def count(
@@ -34,7 +39,7 @@ def count(
     module = module.clone(plain=True)
   run, arguments = initialize.trace(module, image_size, **kwargs)
   jaxpr, shapes = jax.make_jaxpr(run, return_shape=True)(*arguments)
-  return Count(parameters(shapes["params"]), _madds(jaxpr.jaxpr))
+  return Count(parameters(shapes["params"]), _madds(jaxpr.jaxpr), shapes)
 
 
 def parameters(tree: Any) -> int:

@@ -327,15 +327,25 @@ def _spread_parts(parts: tuple[int, ...], shards: int, rows: int) -> Int[np.ndar
   return np.tile(np.repeat(parts, rows // (len(parts) * shards)), shards)
 
 
-def main_set(variables: Any) -> Any:
+def main_set(variables: Any, index: int = 0) -> Any:
   """Returns `variables` without the auxiliary sets of their norms, for a network that has none.
+
+  index: of the set that is kept, in the main one's place.
 
   >>> main_set({"params": {"norm": {"scale": 1, "scale_1": 2}}, "batch_stats": {}})
   {'params': {'norm': {'scale': 1}}, 'batch_stats': {}}
+  >>> main_set({"params": {"norm": {"scale": 1, "scale_1": 2}}}, 1)
+  {'params': {'norm': {'scale': 2}}}
   """
   if not hasattr(variables, "items"):
     return variables
-  return {k: main_set(v) for k, v in variables.items() if main_name(k) == k}
+  kept = {}
+  for name, value in variables.items():
+    chosen = f"{name}_{index}"
+    if main_name(name) == name:
+      theirs = variables.get(chosen, value) if main_name(chosen) == name else value
+      kept[name] = main_set(theirs, index)
+  return kept
 
 
 def main_name(leaf: str) -> str:

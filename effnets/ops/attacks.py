@@ -44,6 +44,11 @@ class Attack:
   targeted: bool = True
   clean_start: float = 0.0
 
+  @property
+  def passes(self) -> int:
+    """How many gradients an attack takes."""
+    return 1 if self.kind == "fgsm" else self.steps
+
   def __post_init__(self):
     if self.kind not in KINDS:
       raise ValueError(f"kind={self.kind!r} is none of {', '.join(KINDS)}.")
@@ -90,7 +95,6 @@ def perturb(
   images = jnp.asarray(images, jnp.float32)
   epsilon = attack.epsilon * scale
   size = epsilon if attack.kind == "fgsm" else attack.step * scale
-  steps = 1 if attack.kind == "fgsm" else attack.steps
   projects = attack.kind != "gd"
   gradient = jax.grad(lambda x: jnp.sum(loss(x)))
   sign = -1.0 if attack.targeted else 1.0
@@ -107,7 +111,7 @@ def perturb(
   if attack.kind == "pgd":
     start = clipped(images + _noise(keys, images.shape[1:], epsilon, attack.clean_start))
   # A loop and not a line of steps: one gradient is compiled, however many there are.
-  return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, advance, start))
+  return jax.lax.stop_gradient(jax.lax.fori_loop(0, attack.passes, advance, start))
 
 
 def _noise(

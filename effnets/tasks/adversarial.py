@@ -8,9 +8,10 @@ import dataclasses
 
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
-from effnets import augment, ops
+from effnets import augment, models, ops
 from effnets.tasks import base, classification
 
 PARTS = ("clean", "plain", "adversarial")
@@ -26,7 +27,12 @@ class AdvProp(classification.Classification):
     `clean`: with the policy; `plain`: without it (fine-grained AdvProp); `adversarial`: the clean
     images, perturbed.
   shared: all parts go through the one main set: plain adversarial training.
-  evaluated: the set that `predict` uses.
+  evaluated: the set that is tested, and exported.
+
+  Metrics are those of classification, of the first part and, by name, of the others, and
+    `passes`: through the network, forward and back, of a picture in a step: parts and attack.
+    `perturbation`: the mean absolute change by the attack, in levels of [0, 255].
+    `fooled`: the share of attacks that reach their aim.
   """
 
   attack: ops.attacks.Attack = ops.attacks.Attack()
@@ -53,14 +59,17 @@ class AdvProp(classification.Classification):
     targets = self.targets(batch)
     clean = self._augmented(batch["image"], keys["augment"])
     made = {"plain": batch["image"], "clean": clean}
-    metrics = {}
-    if "adversarial" in self.parts:
+    count = jnp.float32(len(clean))
+    attacked = "adversarial" in self.parts
+    passes = len(self.parts) + attacked * self.attack.passes
+    metrics = {"passes": (passes * count, count)}
+    if attacked:
       aim = jnp.argmax(targets, -1)
       if self.attack.targeted:
         aim = ops.attacks.random_targets(aim, self.num_classes, keys["target"])
       made["adversarial"] = self._perturbed(variables, clean, aim, keys["adversary"])
       moved = jnp.abs(made["adversarial"] - clean.astype(jnp.float32))
-      metrics["perturbation"] = (jnp.sum(jnp.mean(moved, (1, 2, 3))), jnp.float32(len(moved)))
+      metrics["perturbation"] = (jnp.sum(jnp.mean(moved, (1, 2, 3))), count)
     images = self._join([self._inputs(made[name]) for name in self.parts])
     noise = [
       self._keys(batch, root, (f"dropout_{name}", f"drop_path_{name}")).values()
@@ -80,7 +89,7 @@ class AdvProp(classification.Classification):
       metrics |= {f"{prefix}{key}": value for key, value in found.items()}
       if name == "adversarial":
         fooled = (jnp.argmax(part, -1) == aim) == self.attack.targeted
-        metrics["fooled"] = (jnp.sum(fooled.astype(jnp.float32)), jnp.float32(len(part)))
+        metrics["fooled"] = (jnp.sum(fooled.astype(jnp.float32)), count)
     return total, base.Aux(metrics, model_state)
 
   def _perturbed(
@@ -111,11 +120,12 @@ class AdvProp(classification.Classification):
     """Returns the parts of what `_join` gave."""
     return self.placement.per_example(lambda x: jnp.split(x, len(self.parts)))(joined)
 
-  def logits(
-    self, variables: base.Variables, images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
-  ) -> Float[Array, "b k"]:
-    """Returns the logits of pictures in [0, 255] by the norms of the set `evaluated`."""
-    module = self.module.clone(norm_parts=(self.evaluated,))
-    return classification.Classification.logits(
-      dataclasses.replace(self, module=module), variables, images
-    )
+  @property
+  def network(self) -> nn.Module:
+    """The module with the norms of the set `evaluated`."""
+    return self.module.clone(norm_parts=(self.evaluated,))
+
+  def tested(self, variables: base.Variables) -> tuple[nn.Module, base.Variables]:
+    """Returns the plain network, and its variables with the norms of the set `evaluated`."""
+    plain = self.module.clone(norm_sets=1, norm_parts=(0,))
+    return plain, models.main_set(variables, self.evaluated)

@@ -156,12 +156,21 @@ class Classification:
     """Returns `logits`, float32 `b k`, without noise."""
     return {"logits": self.logits(variables, batch["image"])}
 
+  @property
+  def network(self) -> nn.Module:
+    """The module as it is tested, which takes the task's variables."""
+    return self.module
+
+  def tested(self, variables: base.Variables) -> tuple[nn.Module, base.Variables]:
+    """Returns the network as it is tested and its variables, without what only trains."""
+    return self.network, variables
+
   def logits(
     self, variables: base.Variables, images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
   ) -> Float[Array, "b k"]:
     """Returns the logits of pictures in [0, 255], without noise; differentiable in the pictures."""
     images = self.placement.split_images(self._inputs(images))
-    return self.module.apply(variables, images, train=False)
+    return self.network.apply(variables, images, train=False)
 
   def noised_logits(
     self, variables: base.Variables, batch: base.Batch, root: Key[Array, ""]
@@ -178,7 +187,7 @@ class Classification:
   def features(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
     """Returns the network's end points without space, `b d`, such as `pooled_features`."""
     images = self.placement.split_images(self._inputs(batch["image"]))
-    ends = self.module.apply(variables, images, train=False, method="features")
+    ends = self.network.apply(variables, images, train=False, method="features")
     return {name: end.astype(jnp.float32) for name, end in ends.items() if end.ndim == 2}
 
   @property

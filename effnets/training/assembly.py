@@ -60,12 +60,17 @@ class Program:
 
 
 def prepare(
-  config: Any, sources: Sources = NO_SOURCES, *, devices: Sequence[jax.Device] | None = None
+  config: Any,
+  sources: Sources = NO_SOURCES,
+  *,
+  stand_ins: Sources = NO_SOURCES,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Ready:
   """Returns mesh, data, task and optimizer of `config`.
 
   Args:
-    sources: data made by an earlier stage, by the name that the config calls it.
+    sources: training data made by an earlier stage, by the name that the config calls it.
+    stand_ins: what takes the place of data that is not here, for evaluation too.
     devices: of the mesh; default: all that are here.
 
   Raises: UserError for every mistake that can be known before compiling.
@@ -73,7 +78,7 @@ def prepare(
   configuration.check(config)
   placement = inputs.placement(config, devices)
   inputs.check_batches(config, placement)
-  examples = inputs.training(config, sources)
+  examples = inputs.training(config, {**stand_ins, **sources})
   total_steps = inputs.total_steps(config, examples)
   task = tasks.create(
     config,
@@ -89,7 +94,7 @@ def prepare(
     placement=placement,
     examples=examples,
     splits={
-      config.data.split[part]: inputs.evaluation(config, part, sources)
+      config.data.split[part]: inputs.evaluation(config, part, stand_ins)
       for part in ("validation", "test")
     },
     task=task,

@@ -91,7 +91,7 @@ def main(rounds: int) -> None:
       [last, "student_1"],
       *(["student_1", words] for words in controls.values()),
     ],
-    "measures": robust,
+    "more": robust,
     "seconds": [run["seconds"] for run in runs],
     "machine": card.machine(),
     "paper": {

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from effnets import data, main, workdirs
+from effnets import configuration, data, main, workdirs
 from effnets.training import checkpoints, evaluator, inputs, results, state
 from effnets.weights import programs
 from tests.training import tiny
@@ -20,6 +20,11 @@ STEP = 7
 def run(tmp_path_factory):
   """Returns the workdir of a run that was stopped at once, and its variables."""
   folder, config = tmp_path_factory.mktemp("export") / "run", tiny.get_config()
+  return folder, _stopped(folder, config)
+
+
+def _stopped(folder, config):
+  """Makes `folder` that of a run that was stopped at once, and returns its variables."""
   workdirs.claim(folder, config)
   workdirs.write_class_names(folder, [f"digit {i}" for i in range(10)])
   task, placement = results.model(config, 10)
@@ -28,7 +33,7 @@ def run(tmp_path_factory):
   fresh = state.create(variables, optimizer, seed=config.seed, average=True)
   with checkpoints.Checkpoints(folder / "checkpoints") as saver:
     saver.save(STEP, placement.put(fresh, placement.state(fresh)))
-  return folder, variables
+  return variables
 
 
 def _call(folder, kind, *arguments):
@@ -214,3 +219,31 @@ def test_an_export_does_not_keep_a_workdir_from_training(tmp_path):
   (tmp_path / "export" / "onnx").mkdir(parents=True)
   workdirs.claim(tmp_path, tiny.get_config())
   assert (tmp_path / "config.json").is_file() and (tmp_path / "export" / "onnx").is_dir()
+
+
+def test_auxiliary_norms_stay_behind_or_are_looked_at(tmp_path):
+  """An AdvProp run, by either set of norms: evaluated, as plain weights, and exported."""
+  config = tiny.get_config()
+  config.adversary = configuration.load("configs/advprop.py").adversary
+  config.task.name, config.model.norm_sets = "advprop", 2
+  folder = tmp_path / "run"
+  variables = _stopped(folder, config)
+
+  def evaluated(*words, workdir=folder):
+    assert main.run(["main", "--mode=evaluate", f"--workdir={workdir}", *words]) == 0
+    return json.loads((workdir / "evaluation.json").read_text())["test"]
+
+  by_main, by_auxiliary = evaluated(), evaluated("--config.adversary.evaluated=1")
+  assert by_main != by_auxiliary
+  # The plain network takes the weights of the run, and gives the same to the last digit.
+  words = [f"--config.weights=run:{folder}", "--config.eval_batch_size=64"]
+  assert evaluated(*words, workdir=tmp_path / "plain") == by_main
+  images, _ = _digits("test")
+  for index in (0, 1):
+    config.adversary.evaluated = index
+    expected = results.probabilities(config, variables, data.open_source("digits", "test"))
+    place = tmp_path / f"program{index}"
+    words = [f"--config.adversary.evaluated={index}", f"--config.export.path={place}"]
+    assert _call(folder, "stablehlo", *words) == 0
+    actual = programs.FORMATS["stablehlo"].read(place / "model.stablehlo")(images)
+    assert np.abs(actual["probabilities"] - expected).max() < 1e-5

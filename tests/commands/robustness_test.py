@@ -16,6 +16,7 @@ from effnets.commands import robustness_suites as suites
 from effnets.data import draws
 from effnets.evaluation import robustness as figures_lib
 from effnets.weights import catalog
+from tests.data import fakes
 
 pytestmark = pytest.mark.usefixtures("process_state")
 
@@ -117,9 +118,10 @@ def test_corruptions_against_pictures_made_one_by_one(made, network, tmp_path, c
 def test_sequences_against_frames_made_one_by_one(made, network, tmp_path, capsys):
   settings = ["sequences=rotate,shot_noise", "sequence_examples=5", "examples=40", "seed=1"]
   assert call(made, tmp_path, "suites=sequences", *settings) == 0
-  assert "digits/test, 40 of 400, 5 of 40, perturbed: 5 sequences each" in capsys.readouterr().out
+  assert "digits/test, 40 of 400, 5 of 40, perturbed" in capsys.readouterr().out
   logits, images, _ = network
   found = figures(tmp_path)["sequences"]
+  assert found["sequences"] == {"rotate": 5, "shot_noise": 5}
   for name in ("rotate", "shot_noise"):
     flips, distances = [], []
     for number in range(5):
@@ -138,6 +140,53 @@ def test_sequences_against_frames_made_one_by_one(made, network, tmp_path, capsy
     n for n in corruptions.PERTURBATIONS if n not in ("rotate", "shot_noise")
   ]
   assert found["mfr"] is None
+
+
+def test_films_against_frames_of_our_own(made, network, tmp_path, capsys):
+  logits, images, _ = network
+  folder, expected, distances = tmp_path / "films", {}, {}
+  for name, films in (("rotate", 2), ("translate", 1), ("shot_noise_2", 1)):
+    flips, moved = [], []
+    for index in range(films):
+      frames = corruptions.sequence(images[7 * index], name.removesuffix("_2"), draws_of(index))
+      frames = np.repeat(frames, 2, 1)[:, :, :28]  # 64 x 28, to be made 32 x 32
+      fakes.write_film(folder / "group" / name / "n1" / f"{index}.mp4", frames)
+      seen = [Image.fromarray(f).resize((32, 32), Image.Resampling.BICUBIC) for f in frames]
+      answers = np.asarray(logits(np.stack([np.asarray(s) for s in seen])))
+      step = 0 if name == "shot_noise_2" else 2  # difficulty 2
+      for t in range(step or 1, len(frames)):
+        before = t - step if step else 0
+        flips.append(answers[t].argmax() != answers[before].argmax())
+        old, new = (list(np.argsort(-answers[i], kind="stable")) for i in (before, t))
+        moved.append(sum(abs(r - min(new.index(old[r]), 5)) for r in range(5)))
+    expected[name.removesuffix("_2")] = np.mean(flips)
+    distances[name.removesuffix("_2")] = np.mean(moved)
+  settings = ["suites=sequences", f"films={folder}", "sequences=rotate,translate,shot_noise,tilt"]
+  assert call(made, tmp_path, *settings, "difficulty=2", more=["--config.data.source=none"]) == 0
+  out, err = capsys.readouterr()
+  assert err == "" and "incomplete, not measured: gaussian_noise, motion_blur, " in out
+  found = figures(tmp_path)
+  assert "clean" not in found
+  found = found["sequences"]
+  assert found["sequences"] == {"rotate": 2, "translate": 1, "shot_noise": 1}
+  assert found["flip_probability"] == {k: pytest.approx(v) for k, v in expected.items()}
+  # Logits that are nearly equal may change places between two ways of convolving.
+  assert found["top5_distance"] == {k: pytest.approx(v, abs=0.03) for k, v in distances.items()}
+  assert not found["complete"] and "tilt" in found["missing"] and not found["generated"]
+
+  assert call(made, tmp_path, *settings[:2], "sequences=tilt,scale") == 2
+  err = capsys.readouterr().err
+  assert "there are no films of tilt, scale; expected PATH/PERTURBATION/CLASS/FILM" in err
+  (folder / "tilt/n1").mkdir(parents=True)
+  (folder / "tilt/n1/a.mp4").write_text("no film")
+  assert call(made, tmp_path, *settings[:2], "sequences=tilt") == 2
+  out, err = capsys.readouterr()
+  assert out == "" and err.startswith("Error: ") and err.count("\n") == 1
+  assert "tilt failed" in err and "a.mp4 (" in err
+
+
+def draws_of(index):
+  return draws.generator(1, "films", index)
 
 
 def write_folder(path, labels, images):
@@ -230,6 +279,8 @@ def test_photos_need_no_data(made, tmp_path, capsys):
     (["epsilons=()"], ["robustness.epsilons=()", "empty"]),
     (["folder=/no/where"], ["robustness.folder='/no/where'", "not a folder"]),
     (["frost=/no/where"], ["robustness.frost='/no/where'", "not a folder"]),
+    (["films=/no/where"], ["robustness.films='/no/where'", "not a folder"]),
+    (["sequences=spatter"], ["robustness.sequences='spatter'", "perturbation sequence"]),
     (["reference=/no/where"], ["robustness.reference='/no/where'", "FileNotFoundError"]),
     (["release=256"], ["robustness.release=256 should be 224 or 299"]),
     (["difficulty=4"], ["robustness.difficulty=4 should be from 1 to 3"]),
@@ -307,7 +358,7 @@ def test_sequences_are_put_together_over_batches():
     whole = np.delete(logits.reshape(5, 4, 6), 1, 0)
     expected = np.mean(whole[:, 1:].argmax(-1) != whole[:, :-1].argmax(-1))
     assert found["flip_probability"]["rotate"] == pytest.approx(expected)
-    assert found["sequences"] == 4
+    assert found["sequences"]["rotate"] == 4
 
 
 def test_alexnet_and_imagenets_classes_normalise():

@@ -1,6 +1,7 @@
 """Corrupted views and folders: which pictures they hold, and that only the example decides."""
 
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -95,6 +96,9 @@ def test_sequences_frame_by_frame(name):
   read = np.stack([view[4 * frames + i]["image"] for i in range(frames)])
   np.testing.assert_array_equal(read, expected)
   assert view[4 * frames + 3]["label"] == source[4]["label"]
+  # A copy in another process, as `config.data.workers` makes them, holds the same.
+  copy = pickle.loads(pickle.dumps(view))
+  np.testing.assert_array_equal(copy[4 * frames + 7]["image"], expected[7])
 
 
 def test_sequences_of_large_pictures_are_cut_from_larger_ones():

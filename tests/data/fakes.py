@@ -31,3 +31,24 @@ class Numbered:
       probabilities[index % self.num_classes] = 0.5
       example["probabilities"] = probabilities
     return example
+
+
+def write_film(path, frames, *, lossless=True, more=()):
+  """Writes uint8 frames `t h w 3` as a film."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  import imageio_ffmpeg
+
+  codec = {"codec": "libx264rgb", "pix_fmt_out": "rgb24"} if lossless else {"codec": "libx264"}
+  writer = imageio_ffmpeg.write_frames(
+    str(path),
+    (frames.shape[2], frames.shape[1]),
+    quality=None,
+    macro_block_size=1,
+    ffmpeg_log_level="error",
+    output_params=["-qp", "0" if lossless else "4", *more],
+    **codec,
+  )
+  writer.send(None)
+  for frame in frames:
+    writer.send(np.ascontiguousarray(frame))
+  writer.close()

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from effnets import errors, models
-from effnets.models import registry
+from effnets.models import counting, registry
 
 
 def test_names_sort_naturally():
@@ -25,12 +25,16 @@ def test_names_sort_naturally():
 
 @pytest.mark.parametrize("name", models.list_models())
 def test_entry_agrees_with_its_module(name):
-  entry, module = models.entry(name), models.create(name)
+  # With auxiliary norms, which the published network is without.
+  entry, module = models.entry(name), models.create(name, norm_sets=2)
   assert (entry.name, module.num_classes) == (name, 1000)
   for key in ("image_size", "dropout_rate", "drop_path_rate"):
     assert getattr(entry, key) == getattr(module, key)
   count = models.count(module)
-  assert count.params == entry.params
+  assert counting.parameters(models.main_set(count.shapes["params"])) == entry.params
+  # A set has as many scales and biases as a norm has moments, and comes with moments of its own.
+  extra = count.params - entry.params
+  assert counting.parameters(count.shapes["batch_stats"]) == 2 * extra > 0
   assert count.madds == pytest.approx(entry.madds, rel=1e-3)
   assert entry.settings()["image_size"] == entry.image_size
   # Other papers count otherwise; their figures are shown, not tested.

@@ -58,8 +58,12 @@ def _run(task, variables, batch):
   return value, aux, grads
 
 
+def _paths(tree):
+  return flax.traverse_util.flatten_dict(tree)
+
+
 def _flat(tree):
-  return {"/".join(k): np.asarray(v) for k, v in flax.traverse_util.flatten_dict(tree).items()}
+  return {"/".join(k): np.asarray(v) for k, v in _paths(tree).items()}
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +113,14 @@ def test_main_norms_never_see_adversarial_images(plain):
   metrics = {k: float(s) / float(c) for k, (s, c) in found.metrics.items()}
   assert metrics["perturbation"] == pytest.approx(moved.mean(), rel=1e-4)
   alone = task.module.clone(norm_parts=(1,))
-  _, new = jax.jit(lambda v, x: alone.apply(v, x, train=True, mutable=["batch_stats"]))(
+  logits, new = jax.jit(lambda v, x: alone.apply(v, x, train=True, mutable=["batch_stats"]))(
     variables, task._inputs(images)
   )
   for name, moment in _flat(new).items():
     if name.endswith("_1"):
       np.testing.assert_allclose(state[name], moment, rtol=1e-4, atol=1e-5, err_msg=name)
+  assert metrics["fooled"] == pytest.approx(np.mean(np.argmax(logits, -1) == aim), abs=1e-6)
+  assert metrics["passes"] == 3  # one step, and two parts
 
 
 @pytest.mark.parametrize("targeted", [False, True])
@@ -177,6 +183,8 @@ def test_fine_grained_and_shared():
   task = _task(config)
   assert task.sets == (0, 1, 2) and task.parts == ("plain", "clean", "adversarial")
   value, aux, _ = _run(task, task.init(0), _batch())
+  passes, count = aux.metrics["passes"]
+  assert passes / count == 4
   assert np.isfinite(float(value)) and {"clean_top1", "adversarial_top1"} <= aux.metrics.keys()
   config = _config()
   config.model.norm_sets = 1
@@ -220,6 +228,12 @@ def test_the_evaluated_set_gives_predictions_and_logits():
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(found, auxiliary.logits(variables, batch["image"]))
   assert np.abs(found - main.logits(variables, batch["image"])).max() > 1e-3
+  # As a plain network without auxiliary norms, to the bit.
+  for task in (main, auxiliary):
+    module, own = task.tested(variables)
+    assert module.norm_sets == 1 and not any(k[-1].endswith("_1") for k in _paths(own))
+    plain = module.apply(own, task._inputs(batch["image"]))
+    np.testing.assert_array_equal(plain, task.logits(variables, batch["image"]))
 
 
 def test_without_its_section():
@@ -228,3 +242,25 @@ def test_without_its_section():
   with pytest.raises(errors.UserError, match="config.adversary is missing"):
     _task(config)
   assert adversarial.PARTS
+
+
+def _smallest():
+  """Returns the cheapest registered model of every family."""
+  entries = sorted(map(models.entry, models.list_models()), key=lambda entry: -entry.madds)
+  return sorted(
+    {entry.name.partition("_")[0].rstrip("0123456789"): entry.name for entry in entries}.values()
+  )
+
+
+@pytest.mark.parametrize("name", _smallest())
+def test_every_family_can_be_trained(name):
+  config = _config()
+  config.model = {"name": name, "norm_sets": 2, "dtype": "float32"}
+  task = _task(config)
+  variables = task.abstract()
+  value, aux = jax.eval_shape(
+    lambda v, batch: task.loss(v, (), batch, jax.random.key(1), 0), variables, _batch()
+  )
+  assert value.shape == ()
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+  assert shapes(aux.model_state) == shapes({"batch_stats": variables["batch_stats"]})

@@ -143,6 +143,8 @@ PERTURBATIONS = (
   "scale",
 )
 EXTRA_PERTURBATIONS = ("speckle_noise", "gaussian_blur", "shear")
+# Published as films, but not made here.
+FILMED_PERTURBATIONS = ("spatter",)
 
 
 def _turn(degrees: float) -> tuple[float, float]:

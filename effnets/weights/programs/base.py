@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -45,14 +44,9 @@ def package(name: str, extra: str) -> Any:
   Raises: UserError that names the extra, if it is not there.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow reads it as it is imported
-  try:
-    with quiet():
-      return importlib.import_module(name)
-  except ImportError as error:
-    raise errors.UserError(
-      f"{_PACKAGES.get(name.partition('.')[0], name)} is not installed, or not whole ({error}); "
-      f"`pip install 'effnets[{extra}]'` brings all that this format needs."
-    ) from error
+  called = _PACKAGES.get(name.partition(".")[0], "")
+  with quiet():
+    return errors.package(name, extra=extra, what="this format", called=called)
 
 
 def refused(kind: str, what: str) -> errors.UserError:
