@@ -6,9 +6,9 @@ A card is a dict, as JSON holds it:
   seeds, seconds, machine          of the runs; one number of seconds a seed
   paper                            `command`, and its `table` as rows
   differences, tried               sentences; `tried` may be left out
-  sections                         further ones, each a `title` with a `text`, a `table`, or both
-  more                             further parts, each with a `title`, and a `claim` and `setting` of
-                                   its own or a `text`; one without a claim is not judged
+  sections                         further ones: a `title` with a `text`, a `table`, or both
+  more                             further parts: a `title` with a `claim` and a `setting` of its
+                                   own, or with a `text`; one without a claim is not judged
 
 The card and each of `more` is a part: a table, or `tables`, a list of them, all judged together. A
 table has
@@ -19,8 +19,8 @@ table has
   decisive      how many comparisons, from the first, the claim needs; 1 if not given
   columns       title -> arm -> text: what else it tells of an arm; may be left out
   map           instead of `arms`: `axes` (names of rows and columns), `values` (of the columns,
-                numbers) and `cells` (row -> column -> one value a seed). Then an arm is a row, and its
-                value at a seed that of the best column: what the comparisons compare
+                numbers) and `cells` (row -> column -> one value a seed). Then an arm is a row, and
+                its value at a seed that of the best column: what the comparisons compare
   seeds         if they are not the card's
 """
 
