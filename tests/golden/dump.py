@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 from flax import traverse_util
 
-from effnets import configuration, ops, parallel, tasks
+from effnets import configuration, data, ops, parallel, tasks
 from effnets.models import initialize
 from effnets.pipelines import stages
 from effnets.training import inputs, optimizers
@@ -51,15 +51,10 @@ CONFIGS = (
   "configs/randaugment.py:svhn,wide_resnet_28_2",
 )
 
-# Classes and training examples of what the configs name; nothing is opened.
+# Classes and training examples of what the configs name beside public sets; nothing is opened.
 _DATA = {
   ("digits", "train"): (10, 1197),
   ("digits", "labelled"): (10, 100),
-  ("imagenet2012", "train"): (1000, 1281167),
-  ("svhn_cropped", "train[4000:]"): (10, 69257),
-  ("cars196", "train"): (196, 8144),
-  ("cifar10", "train"): (10, 50000),
-  ("svhn_cropped", "train+extra"): (10, 604388),
   ("folder:/data/birdsnap", "train"): (500, 47386),
   ("folder:/data/pictures", "train"): (3, 640),
 }
@@ -96,7 +91,11 @@ def _leaves(leaves: dict[str, Any]) -> list[str]:
 
 
 def _sizes(config: Any) -> inputs.Training:
-  classes, epoch = _DATA[config.data.source, config.data.split.train]
+  source, split = config.data.source, config.data.split.train
+  if (source, split) in _DATA:
+    classes, epoch = _DATA[source, split]
+  else:
+    classes, epoch = data.catalog.KNOWN[source].classes, data.catalog.count(source, split)
   labelled, unlabelled = configuration.step_batch(config)
   return inputs.Training(
     None, labelled + unlabelled, labelled, epoch, tuple(map(str, range(classes)))
