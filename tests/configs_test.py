@@ -114,6 +114,11 @@ def test_randaugments_imagenet_recipes_are_the_sheets(arg, model, layers, magnit
     assert config.train.epochs == epochs
 
 
+def test_the_steps_of_resnet50_are_those_of_both_official_configs():
+  for arg, steps in (("imagenet", 56_304), ("resnet50,batch_size=1024", 225_216)):
+    assert configuration.load(f"configs/randaugment.py:{arg}").train.steps == steps
+
+
 def test_the_schedule_of_resnet50():
   # Ramp over 5 of 90 parts of 56,304 steps, then a tenth at 30, 60 and 80 of them.
   config = configuration.load("configs/randaugment.py:imagenet")
