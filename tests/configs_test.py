@@ -265,7 +265,7 @@ def test_fine_tuning_on_a_folder():
     ("randaugment.py:cifar", "argument='cifar' is not a word.*Nearest: 'cifar10"),
     ("randaugment.py:cifar10,resnet50", "'resnet50' does not go with 'cifar10', which takes one"),
     ("randaugment.py:digits,b5", "'b5' does not go with 'digits', which has a network of its own"),
-    ("randaugment.py:policy=rand", "policy='rand' is not a policy.*Nearest: 'randaugment'"),
+    ("randaugment.py:policy=random", "policy='random' is not a policy.*Nearest: 'randaugment'"),
     ("randaugment.py:grid,policy=none", "policy='none' has no N and M"),
     ("finetune.py:linear_probe", "linear_probe needs a trained network: weights=NAME:SOURCE"),
     ("finetune.py:weights=mixnet_q", "config.weights: weights name='mixnet_q' .*'mixnet_"),
