@@ -92,13 +92,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config = configuration.base()
   config.seed = args.seed
   data, network = _chosen(args.words, networks)
-  layers, magnitude = (
-    _digits(config, args.policy)
-    if data == "digits"
-    else _imagenet(config, network, args.policy, grid)
-    if data == "imagenet"
-    else _small(config, data, network, args, grid)
-  )
+  if data == "digits":
+    layers, magnitude = _digits(config, args.policy)
+  elif data == "imagenet":
+    layers, magnitude = _imagenet(config, network, args, grid)
+  else:
+    layers, magnitude = _small(config, data, network, args, grid)
   if args.policy in ("randaugment", "learned"):
     config.augment.randaugment.update({"layers": layers, "magnitude": float(magnitude)})
   if args.batch_size:
@@ -150,9 +149,10 @@ def _small(config, data, network, args, grid):
   return recipe.layers, recipe.magnitude
 
 
-def _imagenet(config, network, policy, grid):
+def _imagenet(config, network, args, grid):
+  policy = args.policy
   if network == "resnet50":
-    recipes.resnet_imagenet(config)
+    recipes.resnet_imagenet(config, batch_size=args.batch_size or 4096)
   else:
     recipes.efficientnet_imagenet(config)
     recipes.one_model(config, f"efficientnet_{network}")

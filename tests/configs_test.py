@@ -114,6 +114,11 @@ def test_randaugments_imagenet_recipes_are_the_sheets(arg, model, layers, magnit
     assert config.train.epochs == epochs
 
 
+def test_the_steps_of_resnet50_are_those_of_both_official_configs():
+  for arg, steps in (("imagenet", 56_304), ("resnet50,batch_size=1024", 225_216)):
+    assert configuration.load(f"configs/randaugment.py:{arg}").train.steps == steps
+
+
 def test_the_schedule_of_resnet50():
   # Ramp over 5 of 90 parts of 56,304 steps, then a tenth at 30, 60 and 80 of them.
   config = configuration.load("configs/randaugment.py:imagenet")
@@ -328,7 +333,7 @@ def test_fine_tuning_on_a_folder():
     ("randaugment.py:cifar", "argument='cifar' is not a word.*Nearest: 'cifar10"),
     ("randaugment.py:cifar10,resnet50", "'resnet50' does not go with 'cifar10', which takes one"),
     ("randaugment.py:digits,b5", "'b5' does not go with 'digits', which has a network of its own"),
-    ("randaugment.py:policy=rand", "policy='rand' is not a policy.*Nearest: 'randaugment'"),
+    ("randaugment.py:policy=random", "policy='random' is not a policy.*Nearest: 'randaugment'"),
     ("randaugment.py:grid,policy=none", "policy='none' has no N and M"),
     ("finetune.py:linear_probe", "linear_probe needs a trained network: weights=NAME:SOURCE"),
     ("finetune.py:weights=mixnet_q", "config.weights: weights name='mixnet_q' .*'mixnet_"),

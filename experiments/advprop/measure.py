@@ -23,7 +23,7 @@ RUNS = pathlib.Path("runs/cards/advprop")
 SEEDS = tuple(range(5))
 LABELS, STEPS, EPSILON = 50, 200, 48.0
 DEPTH = 0.5
-# In rising order; attackers and norms are compared at the last.
+# In rising order; attackers and norms are compared at the first.
 WIDTHS = {"narrow": 0.5, "wide": 1.0}
 SEVERITIES, DIGITS = (1, 3, 5), 100
 
@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   runs = {}
   for size, width in WIDTHS.items():
     for name, (_, _, overrides) in ARMS.items():
-      if size == "wide" or name in (PLAIN, ONE):
+      if size == "narrow" or name in (PLAIN, ONE):
         model = {**overrides.get("model", {}), "width": width, "depth": DEPTH}
         runs[f"{name}_{size}"] = {**overrides, "model": model}
   config.pipeline = recipes.sweep(runs=runs, seeds=SEEDS)
@@ -123,7 +123,7 @@ def main() -> None:
     "corrupted test top-1": corrupted(get_config()),
   }
   words = {name: words for name, (words, _, _) in ARMS.items()}
-  taken = card.from_sweep(swept, {f"{name}_wide": words[name] for name in ARMS})
+  taken = card.from_sweep(swept, {f"{name}_narrow": words[name] for name in ARMS})
   columns = {"passes a step": {words[n]: str(passes) for n, (_, passes, _) in ARMS.items()}}
   measured = []
   for figure, by in figures.items():
@@ -131,7 +131,7 @@ def main() -> None:
       {
         "figure": figure,
         "columns": columns,
-        "arms": {words[name]: by[f"{name}_wide"] for name in ARMS},
+        "arms": {words[name]: by[f"{name}_narrow"] for name in ARMS},
         "comparisons": [[words[ONE], words[other]] for other in (PLAIN, SHARED, FIVE)],
         "decisive": 2,
       }

@@ -26,7 +26,7 @@ MAGNITUDES = (2, 6, 10, 14)
 CASES = {
   "base": ("width 0.25, 50 digits", 0.25, 50),
   "wider": ("width 0.75, 50 digits", 0.75, 50),
-  "more": ("width 0.25, 400 digits", 0.25, 400),
+  "fewer": ("width 0.25, 20 digits", 0.25, 20),
 }
 
 
@@ -66,7 +66,7 @@ def main() -> None:
   """Runs what is missing and writes `results.json`."""
   names = {run: name for run, (name, _) in ARMS.items()}
   randaugment, moves, nothing = names.values()
-  base, wider, more = (words for words, _, _ in CASES.values())
+  base, wider, fewer = (words for words, _, _ in CASES.values())
   arms = card.run_sweep(f"{__file__}:arms", RUNS / "arms")
   strengths = card.run_sweep(f"{__file__}:map", RUNS / "map")
   compared = card.from_sweep(arms, names)
@@ -103,17 +103,21 @@ def main() -> None:
         ),
         "setting": (
           "The same, at four magnitudes: a thin network, one three times as wide, and the thin one "
-          f"on eight times as many digits, all for {STEPS} steps. What is compared is the best "
-          "magnitude of each seed."
+          f"on fewer digits, all for {STEPS} steps, which are 128 epochs of 50 digits. What is "
+          "compared is the best magnitude of each seed."
         ),
         "figure": "test top-1",
         **_map(strengths),
-        "comparisons": [[wider, base], [more, base]],
+        "comparisons": [[wider, base], [base, fewer]],
         "decisive": 2,
       }
     ],
     "machine": card.machine(),
-    "tried": [],
+    "tried": [
+      "400 digits for as many steps, 16 epochs (one seed): the weakest magnitude is the best one, "
+      "with 97.0, 96.0, 92.5 and 88.8 % at M 2, 6, 10 and 14, because so short a run does not even "
+      "fit its distorted training pictures.",
+    ],
     "paper": {
       "command": "python -m effnets.main --config=configs/randaugment.py:cifar10 --workdir=DIR",
       "table": [
