@@ -287,7 +287,7 @@ def _largest_batch(
 
 
 def _stages(config: Any) -> dict[str, pipelines.Planned]:
-  stages, wanted = pipelines.stages(config), config.plan.stage
+  stages, wanted = pipelines.planned(config), config.plan.stage
   if not wanted:
     return stages
   if wanted not in stages:

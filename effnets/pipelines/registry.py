@@ -21,7 +21,7 @@ class Planned:
   soft: bool = False
 
 
-def stages(config: Any) -> dict[str, Planned]:
+def planned(config: Any) -> dict[str, Planned]:
   """Returns every training of `config`, by stage name, in order; without a pipeline one, named "".
 
   Raises: UserError as `run`.

@@ -83,7 +83,7 @@ def test_hours_follow_from_the_roofline():
 
 def test_every_stage_of_a_pipeline_has_its_step(tmp_path, monkeypatch):
   config = configuration.load("configs/noisy_student.py")
-  assert list(pipelines.stages(config)) == [
+  assert list(pipelines.planned(config)) == [
     "teacher",
     "student_1",
     "student_2",
