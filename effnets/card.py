@@ -1,7 +1,7 @@
 """Reproduction cards: `python -m effnets.card [PAPER ...]`.
 
 Writes `experiments/<paper>/README.md` from the `results.json` beside it, which the folder's own
-`measure.py` makes. Every figure on a card is computed here from the values of single seeds.
+`measure.py` makes, and the `plan.json`, if there is one, of `experiments/plans.py`. Every figure on a card is computed here from the values of single seeds.
 """
 
 import json
@@ -116,6 +116,10 @@ def write(paper: str) -> pathlib.Path:
   results = EXPERIMENTS / paper / "results.json"
   try:
     content = json.loads(results.read_text(encoding="utf-8"))
+    plan = results.with_name("plan.json")
+    if plan.exists():
+      section = cards.plan_section(json.loads(plan.read_text(encoding="utf-8")))
+      content["sections"] = [*content.get("sections", ()), section]
     text = cards.render(content)
     cards.draw(content, results.parent)
   except (ValueError, KeyError, TypeError) as error:

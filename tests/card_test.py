@@ -236,3 +236,33 @@ def test_a_claim_about_several_figures(tmp_path):
   cards.chart({"tables": tables}, tmp_path / "two.png")
   cards.chart({"tables": tables[:1]}, tmp_path / "one.png")
   assert Image.open(tmp_path / "two.png").height > 1.8 * Image.open(tmp_path / "one.png").height
+
+
+def test_a_plan_beside_the_results_is_told(tmp_path, monkeypatch):
+  step = {
+    "stage": "",
+    "model": "efficientnet_b0",
+    "image_size": 224,
+    "batch_norm": "local",
+    "topology": "v5e-16",
+    "steps": 1000,
+    "memory_per_chip": {"total": 3 * 2**30, "capacity": 16 * 2**30},
+    "collectives": {"all-reduce": {"count": 2, "bytes": 10}},
+  }
+  roof = {"images_per_second_per_chip": 2000.0, "bound": "memory"}
+  hours = {"hours": 7.0, "chip_hours": 112.0, "fraction": 0.4}
+  fits = {**step, "fits": True, "roofline": roof, "recipe": hours}
+  not_so = {**step, "fits": False, "reason": "Used 17.1G of 15.75G hbm", "stage": "student"}
+  made = {"command": "python -m effnets.main", "versions": {"jax": "1"}, "plans": [fits, not_so]}
+  folder = tmp_path / "experiments" / "a_paper"
+  folder.mkdir(parents=True)
+  (folder / "results.json").write_text(json.dumps(RESULTS))
+  (folder / "plan.json").write_text(json.dumps([made]))
+  monkeypatch.chdir(tmp_path)
+  text = card.write("a_paper").read_text()
+  assert (
+    "| efficientnet_b0, 224 px, batch norm local | v5e-16 | 3.0 of 16 GiB | 2,000 images/s/chip "
+    "(memory) | 1,000 steps, 7.0 h, 112 chip-hours at 40% | 2 all-reduce |"
+  ) in text
+  assert "| student: efficientnet_b0, 224 px, batch norm local | v5e-16 | Used 17.1G" in text
+  assert "(jax 1):\n\n```\npython -m effnets.main\n```" in text

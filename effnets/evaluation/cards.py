@@ -63,6 +63,37 @@ def render(card: Part) -> str:
   return "\n".join(lines)
 
 
+def plan_section(plans: Sequence[Part]) -> dict[str, Any]:
+  """Returns the section of a card that tells what its plans say.
+
+  plans: what `--mode=plan` wrote, each with its `command`, `versions` and `plans`.
+  """
+  rows = [["step", "slice", "a chip's memory", "at the roofline", "recipe", "messages a step"]]
+  for made in plans:
+    for plan in made["plans"]:
+      memory = plan["memory_per_chip"]
+      held = f"{memory['total'] / 2**30:.1f} of {memory['capacity'] / 2**30:.0f} GiB"
+      name = f"{plan['model']}, {plan['image_size']} px, batch norm {plan['batch_norm']}"
+      name = f"{plan['stage']}: {name}" if plan["stage"] else name
+      sent = ", ".join(f"{cost['count']} {kind}" for kind, cost in plan["collectives"].items())
+      if plan["fits"]:
+        roof, hours = plan["roofline"], plan["recipe"]
+        speed = f"{roof['images_per_second_per_chip']:,.0f} images/s/chip ({roof['bound']})"
+        spent = f"{plan['steps']:,} steps, {hours['hours']:,.1f} h, "
+        spent += f"{hours['chip_hours']:,.0f} chip-hours at {hours['fraction']:.0%}"
+      else:
+        held, speed, spent = plan["reason"], "does not fit", ""
+      rows.append([name, plan["topology"], held, speed, spent, sent])
+  versions = ", ".join(f"{name} {version}" for name, version in plans[0]["versions"].items())
+  commands = "\n".join(made["command"] for made in plans)
+  text = f"The paper's step, compiled for slices that were not there ({versions}):\n\n"
+  return {
+    "title": "On a TPU pod, by plan",
+    "text": f"{text}```\n{commands}\n```",
+    "table": rows,
+  }
+
+
 def picture_names(card: Part) -> list[str]:
   """Returns the file names of a card's pictures, one for each part with a claim, in order.
 

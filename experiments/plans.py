@@ -1,0 +1,55 @@
+"""Plans the papers' runs on slices of TPUs, for the cards: `python experiments/plans.py [PAPER ...]`.
+
+Writes `experiments/PAPER/plan.json`. Needs `pip install 'effnets[plan]'` and no TPU; a step that was
+compiled before is there at once, others take minutes each.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+FOLDER = pathlib.Path(__file__).parent
+RUNS = pathlib.Path("runs/plans")
+LOCAL = "--config.batch_norm.group=local"
+# Paper -> config, slice, further flags.
+PLANS = {
+  "efficientnet": [
+    ("configs/efficientnet.py:b0", "v5e-16", [LOCAL]),
+    ("configs/efficientnet.py:b0", "v5e-16", []),
+    ("configs/efficientnet.py:b4", "v5e-64", [LOCAL]),
+    ("configs/efficientnet.py:b7", "v5e-256", [LOCAL]),
+  ],
+  "advprop": [("configs/advprop.py:b8", "v5p-512", [LOCAL])],
+  "noisy_student": [
+    (
+      "configs/noisy_student.py:imagenet,unlabelled=folder:PATH",
+      "v5p-512",
+      [LOCAL, f"--config.plan.stage={stage}"],
+    )
+    for stage in ("student_1", "finetune")
+  ],
+}
+
+
+def main(papers: list[str]) -> int:
+  """Plans what is asked for, or everything; returns the exit status."""
+  for paper in papers or PLANS:
+    if paper not in PLANS:
+      sys.stderr.write(f"Error: {paper!r} has no plan; there are {', '.join(PLANS)}.\n")
+      return 2
+    made = []
+    for number, (config, topology, flags) in enumerate(PLANS[paper]):
+      workdir = RUNS / paper / str(number)
+      call = [f"--config={config}", "--mode=plan", f"--config.plan.topology={topology}", *flags]
+      command = [sys.executable, "-m", "effnets.main", *call, f"--workdir={workdir}"]
+      if subprocess.run(command).returncode:
+        return 1
+      made.append(json.loads((workdir / "plan.json").read_text()))
+      # After each, so that those that took their minutes are kept.
+      (FOLDER / paper / "plan.json").write_text(json.dumps(made, indent=2) + "\n")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
