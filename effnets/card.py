@@ -1,7 +1,8 @@
 """Reproduction cards: `python -m effnets.card [PAPER ...]`.
 
 Writes `experiments/<paper>/README.md` from the `results.json` beside it, which the folder's own
-`measure.py` makes, and the `plan.json`, if there is one, of `experiments/plans.py`. Every figure on a card is computed here from the values of single seeds.
+`measure.py` makes, and from `plan.json`, if `experiments/plans.py` has made one. Every figure on a
+card is computed here from the values of single seeds.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""Plans the papers' runs on slices of TPUs, for the cards: `python experiments/plans.py [PAPER ...]`.
+"""Plans the papers' runs on slices of TPUs, for the cards.
 
-Writes `experiments/PAPER/plan.json`. Needs `pip install 'effnets[plan]'` and no TPU; a step that was
-compiled before is there at once, others take minutes each.
+`python experiments/plans.py [PAPER ...]` writes `experiments/PAPER/plan.json`. It needs
+`pip install 'effnets[plan]'` and no TPU; a step that was compiled before is there at once, others
+take minutes each.
 """
 
 import json
