@@ -88,24 +88,25 @@ def machine() -> dict[str, Any]:
 def render(results: Mapping[str, Any]) -> str:
   """Returns the card as Markdown.
 
-  `results` has `title`, `claim`, `command`, `setting`, `seeds`, `seconds` (one a seed), `machine`,
-  `paper` (command and table as rows), `differences` (sentences), and what was measured: `figure`
-  (what is compared), `arms` (name -> one value a seed), `comparisons` (pairs of arms). It may have
-  `columns` (title -> arm -> text: what else the table tells of an arm), `decisive` (how many
-  comparisons, from the first, the claim needs; 1 if not given) and `tried` (sentences).
+  `results` has `title`, `claim`, `command`, `setting`, `seconds` (one a seed), `machine`, `paper`
+  (command and table as rows), `differences` (sentences) and what a comparison has:
 
-  Of several figures, `tables` is a list of what holds `figure`, `arms`, `comparisons`, and maybe
-  `columns` and `decisive`, for each; the claim needs the decisive comparisons of all.
+    seeds, figure (what is compared), comparisons (pairs of arms), arms (name -> one value a seed)
+    decisive   how many comparisons, from the first, the claim needs; 1 if not given
+    columns    title -> arm -> text: what else the table tells of an arm; may be left out
+    map        instead of `arms`: `axes` (names of rows and columns), `values` (of the columns,
+               numbers) and `cells` (row -> column -> one value a seed). Then an arm is a row, and
+               its value at a seed that of the best column: what the comparisons compare
+
+  It may have `tried` (sentences) and `more`: further comparisons, each with a `title`, a `claim`
+  and a `setting` of its own.
   """
-  tables = _tables(results)
   lines = [f"# {results['title']}", "", f"**Claim.** {results['claim']}", ""]
   lines += [f"**Measured here.** {results['setting']}", "", "```", results["command"], "```", ""]
-  for table in tables:
-    lines += [*_arms(table, results["seeds"]), ""]
-  lines += ["![Every seed of every arm](results.png)", ""]
-  for table in tables:
-    lines += [*_comparisons(table, marked=len(tables) > 1), ""]
-  lines += [_verdict(tables), ""]
+  lines += _compared(results, _picture(0))
+  for number, more in enumerate(results.get("more", ()), 1):
+    lines += [f"## {more['title']}", "", f"**Claim.** {more['claim']}", ""]
+    lines += [f"**Measured here.** {more['setting']}", "", *_compared(more, _picture(number))]
   seconds = results["seconds"]
   where = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
   lines += [f"Wall time: {min(seconds):.0f} to {max(seconds):.0f} s a seed, on {where}."]
@@ -117,9 +118,19 @@ def render(results: Mapping[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def _tables(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-  """Returns what was measured, figure by figure."""
-  return results.get("tables") or [results]
+def _picture(number: int) -> str:
+  """Returns the file name of the picture of a card's comparison."""
+  return f"results_{number}.png" if number else "results.png"
+
+
+def _compared(results: Mapping[str, Any], picture: str) -> list[str]:
+  """Returns the lines of one comparison: tables, picture, differences and verdict."""
+  of_map = [*_map(results), ""] if "map" in results else []
+  what = "Every cell" if of_map else "Every seed of every arm"
+  lines = [*of_map, f"![{what}]({picture})", "", *_arms(results), ""]
+  if not of_map:
+    lines = [*_arms(results), "", f"![{what}]({picture})", ""]
+  return [*lines, *_comparisons(results), "", _verdict(results), ""]
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -128,60 +139,92 @@ def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
   return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
-def _arms(table: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
-  columns = table.get("columns", {})
-  rows = [["arm", *columns, f"{table['figure']}, mean ± s.e.", *(f"seed {s}" for s in seeds)]]
-  for name, values in table["arms"].items():
+def _map(results: Mapping[str, Any]) -> list[str]:
+  """Returns the table of a map's cells, the best of each row in bold."""
+  cells, axes = results["map"]["cells"], results["map"]["axes"]
+  rows = [[f"{results['figure']}: {axes[0]} by {axes[1]}", *next(iter(cells.values()))]]
+  for name, columns in cells.items():
+    best = max(columns, key=lambda column: np.mean(columns[column]))
+    texts = {column: comparison.shown(values) for column, values in columns.items()}
+    rows.append([name, *(f"**{t}**" if c == best else t for c, t in texts.items())])
+  return _table(rows)
+
+
+def arms_of(results: Mapping[str, Any]) -> dict[str, list[float]]:
+  """Returns what is compared, one value a seed: of a map, the value of each row's best column.
+
+  Of columns that are equally good it is the mean.
+  """
+  if "map" not in results:
+    return results["arms"]
+  values, found = np.asarray(results["map"]["values"], np.float64), {}
+  for name, columns in results["map"]["cells"].items():
+    by_seed = np.transpose(list(columns.values()))
+    found[name] = [float(values[seed == seed.max()].mean()) for seed in by_seed]
+  return found
+
+
+def _form(results: Mapping[str, Any]) -> str:
+  return ".1f" if "map" in results else ".2%"
+
+
+def _arms(results: Mapping[str, Any]) -> list[str]:
+  columns, form = results.get("columns", {}), _form(results)
+  figure = f"best {results['map']['axes'][1]}" if "map" in results else results["figure"]
+  seeds = (f"seed {seed}" for seed in results["seeds"])
+  rows = [["arm", *columns, f"{figure}, mean ± s.e.", *seeds]]
+  for name, values in arms_of(results).items():
     cells = (cells.get(name, "") for cells in columns.values())
-    rows.append([name, *cells, comparison.shown(values), *(f"{value:.2%}" for value in values)])
+    each = (f"{value:{form}}" for value in values)
+    rows.append([name, *cells, comparison.shown(values, form), *each])
   return _table(rows)
 
 
-def _comparisons(table: Mapping[str, Any], *, marked: bool) -> list[str]:
-  """Returns the comparisons of a table; marked: with its figure, and those that decide in bold."""
-  head = f"{table['figure']}, seed by seed" if marked else "comparison, seed by seed"
-  rows = [[head, "mean difference ± s.e.", "in standard errors"]]
-  for better, worse in table["comparisons"]:
-    mean, error = _difference(table, better, worse)
+def _comparisons(results: Mapping[str, Any]) -> list[str]:
+  form = _form(results)
+  rows = [["comparison, seed by seed", "mean difference ± s.e.", "in standard errors"]]
+  for better, worse in results["comparisons"]:
+    mean, error = _difference(results, better, worse)
     times = f"{mean / error:+.1f}" if error else "all equal"
-    name = f"{better} over {worse}"
-    if marked and [better, worse] in list(map(list, _decisive(table))):
-      name = f"**{name}**"
-    rows.append([name, f"{mean:+.2%} ± {error:.2%}", times])
+    rows.append([f"{better} over {worse}", f"{mean:+{form}} ± {error:{form}}", times])
   return _table(rows)
 
 
-def _decisive(table: Mapping[str, Any]) -> Sequence[Sequence[str]]:
-  return table["comparisons"][: table.get("decisive", 1)]
-
-
-def _difference(table: Mapping[str, Any], better: str, worse: str) -> tuple[float, float]:
+def _difference(results: Mapping[str, Any], better: str, worse: str) -> tuple[float, float]:
   """Returns mean and standard error of the differences, seed by seed."""
-  arms = table["arms"]
+  arms = arms_of(results)
   return comparison.mean_and_error(np.subtract(arms[better], arms[worse]))
 
 
-def _verdict(tables: Sequence[Mapping[str, Any]]) -> str:
-  differences = [_difference(table, *pair) for table in tables for pair in _decisive(table)]
-  held = [mean > 2 * error for mean, error in differences]
+def _verdict(results: Mapping[str, Any]) -> str:
+  decisive = results["comparisons"][: results.get("decisive", 1)]
+  held = [mean > 2 * error for mean, error in (_difference(results, *pair) for pair in decisive)]
   if all(held):
     verdict = "reproduced"
   elif any(held):
     verdict = f"reproduced in part, {sum(held)} of {len(held)}"
   else:
     verdict = "not reproduced"
-  which = "comparison" if len(held) == 1 else f"{len(held)} comparisons"
-  which = f"the {which} in bold" if len(tables) > 1 else f"first {which}"
+  which = "first comparison" if len(held) == 1 else f"first {len(held)} comparisons"
   return f"The claim is **{verdict}** at this scale ({which}, more than two s.e.)."
 
 
 def chart(results: Mapping[str, Any], path: pathlib.Path) -> None:
-  """Draws every seed of every arm, and the arms' means with standard errors, as a PNG."""
-  comparison.panels({table["figure"]: table["arms"] for table in _tables(results)}, path)
+  """Draws a comparison as a PNG: seeds and means of every arm, or a map."""
+  if "map" not in results:
+    comparison.dots(results["arms"], path, label=results["figure"])
+    return
+  rows, columns = results["map"]["axes"]
+  cells = {
+    (row, column): values
+    for row, of_row in results["map"]["cells"].items()
+    for column, values in of_row.items()
+  }
+  comparison.heat_map(cells, path, label=results["figure"], axes=(rows, columns))
 
 
 def write(paper: str) -> pathlib.Path:
-  """Writes the card of `paper`, and its chart `results.png`, and returns the card's path.
+  """Writes the card of `paper`, and its charts `results*.png`, and returns the card's path.
 
   Raises: UserError if there is no such paper, or no results of it.
   """
@@ -193,7 +236,8 @@ def write(paper: str) -> pathlib.Path:
   try:
     content = json.loads(results.read_text(encoding="utf-8"))
     text = render(content)
-    chart(content, results.with_suffix(".png"))
+    for number, part in enumerate((content, *content.get("more", ()))):
+      chart(part, results.with_name(_picture(number)))
   except (ValueError, KeyError, TypeError) as error:
     raise errors.UserError(
       f"{results} cannot be shown ({type(error).__name__}: {error}); "

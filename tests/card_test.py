@@ -4,7 +4,6 @@ import json
 import math
 
 import pytest
-from PIL import Image
 
 from effnets import card, errors
 
@@ -75,6 +74,49 @@ def test_a_sweeps_result_becomes_arms():
   assert taken["columns"]["weights"]["old"] == "1,200"
 
 
+MAP = {
+  "title": "Strength and width",
+  "claim": "Wide wants more.",
+  "setting": "Two widths.",
+  "seeds": [0, 1],
+  "figure": "test top-1",
+  "comparisons": [["wide", "thin"]],
+  "map": {
+    "axes": ["network", "M"],
+    "values": [2, 6],
+    "cells": {
+      "thin": {"M 2": [0.5, 0.6], "M 6": [0.4, 0.6]},
+      "wide": {"M 2": [0.6, 0.7], "M 6": [0.7, 0.8]},
+    },
+  },
+}
+
+
+def test_a_maps_best_columns_are_compared(tmp_path, monkeypatch):
+  # Thin: M 2, then both alike, so 4; wide: M 6 twice. Differences 4 and 2: 3 ± 1.
+  assert card.arms_of(MAP) == {"thin": [2.0, 4.0], "wide": [6.0, 6.0]}
+  text = card.render({**RESULTS, "more": [MAP]})
+  assert text.startswith(card.render(RESULTS).partition("Wall time")[0])
+  for line in (
+    "## Strength and width",
+    "| test top-1: network by M | M 2 | M 6 |",
+    "| thin | **55.00% ± 5.00%** | 50.00% ± 10.00% |",
+    "| wide | 65.00% ± 5.00% | **75.00% ± 5.00%** |",
+    "| arm | best M, mean ± s.e. | seed 0 | seed 1 |",
+    "| thin | 3.0 ± 1.0 | 2.0 | 4.0 |",
+    "| wide over thin | +3.0 ± 1.0 | +3.0 |",
+    "![Every cell](results_1.png)",
+  ):
+    assert line in text.splitlines(), line
+  assert text.count("The claim is **reproduced**") == 2
+  folder = tmp_path / "experiments" / "a_paper"
+  folder.mkdir(parents=True)
+  (folder / "results.json").write_text(json.dumps({**RESULTS, "more": [MAP]}))
+  monkeypatch.chdir(tmp_path)
+  card.write("a_paper")
+  assert {path.name for path in folder.glob("*.png")} == {"results.png", "results_1.png"}
+
+
 def test_equal_differences_have_no_number_of_errors():
   results = {**RESULTS, "arms": {"old": [0.5, 0.5, 0.5], "new": [0.75, 0.75, 0.75]}}
   assert "| new over old | +25.00% ± 0.00% | all equal |" in card.render(results)
@@ -142,25 +184,3 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch):
   workdir = f"--workdir={tmp_path / 'seed_0'}"
   assert started[0] == ["--config=configs/x.py:seed=0", workdir, "--config.a=1"]
   assert len(started) == 2
-
-
-def test_a_claim_about_several_figures(tmp_path):
-  clean = {"figure": "clean", "arms": RESULTS["arms"], "comparisons": [["new", "old"]]}
-  # Differences 0.1, 0.1, 0.0: mean 1/15, s.e. 1/30; two standard errors, not more.
-  hard = {"old": [0.1, 0.2, 0.3], "new": [0.2, 0.3, 0.3]}
-  pairs = [["new", "old"], ["old", "new"]]
-  tables = [clean, {"figure": "hard", "arms": hard, "comparisons": pairs}]
-  several = {k: v for k, v in RESULTS.items() if k not in ("figure", "arms", "comparisons")}
-  text = card.render({**several, "tables": tables})
-  assert "| arm | clean, mean ± s.e. |" in text and "| arm | hard, mean ± s.e. |" in text
-  assert "| old | 20.00% ± 5.77% | 10.00% | 20.00% | 30.00% |" in text
-  assert "| clean, seed by seed | mean difference ± s.e. |" in text
-  assert "| **new over old** | +13.33% ± 3.33% | +4.0 |" in text
-  assert "| **new over old** | +6.67% ± 3.33% | +2.0 |" in text and "\n| old over new |" in text
-  assert "is **reproduced in part, 1 of 2** at this scale (the 2 comparisons in bold," in text
-  tables[1]["decisive"] = 0
-  text = card.render({**several, "tables": tables})
-  assert "is **reproduced** at this scale (the comparison in bold, more" in text
-  card.chart({"tables": tables}, tmp_path / "two.png")
-  card.chart({"tables": tables[:1]}, tmp_path / "one.png")
-  assert Image.open(tmp_path / "two.png").height > 1.8 * Image.open(tmp_path / "one.png").height

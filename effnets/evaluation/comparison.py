@@ -22,14 +22,14 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
   return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def shown(values: Sequence[float]) -> str:
-  """Returns mean ± standard error in percent; of one value, that value.
+def shown(values: Sequence[float], form: str = ".2%") -> str:
+  """Returns mean ± standard error, in percent unless `form` says otherwise; of one value, that.
 
-  >>> shown([0.5, 0.6, 0.7]), shown([0.5])
-  ('60.00% ± 5.77%', '50.00%')
+  >>> shown([0.5, 0.6, 0.7]), shown([0.5]), shown([5, 6, 7], ".1f")
+  ('60.00% ± 5.77%', '50.00%', '6.0 ± 0.6')
   """
   mean, error = mean_and_error(values)
-  return f"{mean:.2%}" if math.isnan(error) else f"{mean:.2%} ± {error:.2%}"
+  return f"{mean:{form}}" if math.isnan(error) else f"{mean:{form}} ± {error:{form}}"
 
 
 def dots(arms: Arms, path: str | pathlib.Path, *, label: str) -> None:
@@ -37,20 +37,8 @@ def dots(arms: Arms, path: str | pathlib.Path, *, label: str) -> None:
 
   label: what the values are, without the unit; they are shown in percent.
   """
-  panels({label: arms}, path)
-
-
-def panels(panels: Mapping[str, Arms], path: str | pathlib.Path) -> None:
-  """Draws what `dots` does for several figures, below each other; panels: label -> arms."""
-  heights = [0.8 + 0.5 * len(arms) for arms in panels.values()]
-  figure = _figure(7, sum(heights))
-  every_axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-  for axes, (label, arms) in zip(every_axes, panels.items(), strict=True):
-    _draw_dots(axes, arms, label)
-  _save(figure, path)
-
-
-def _draw_dots(axes, arms: Arms, label: str) -> None:
+  figure = _figure(7, 0.8 + 0.5 * len(arms))
+  axes = figure.subplots()
   for row, values in enumerate(arms.values()):
     percent = 100 * np.asarray(values)
     mean, error = mean_and_error(percent)
@@ -66,6 +54,7 @@ def _draw_dots(axes, arms: Arms, label: str) -> None:
   axes.grid(axis="x", alpha=0.3)
   axes.spines[["top", "right", "left"]].set_visible(False)
   axes.tick_params(left=False)
+  _save(figure, path)
 
 
 def heat_map(
