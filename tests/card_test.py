@@ -4,7 +4,6 @@ import json
 import math
 
 import pytest
-from PIL import Image
 
 from effnets import card, errors
 from effnets.evaluation import cards
@@ -214,28 +213,6 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch):
   assert len(started) == 3 and not (tmp_path / "seed_3").exists()
   (tmp_path / "seed_1" / "robustness.json").write_text('{"clean": 1}')
   assert card.run_robustness(tmp_path / "seed_1") == {"clean": 1}
-
-
-def test_a_claim_about_several_figures(tmp_path):
-  clean = {"figure": "clean", "arms": RESULTS["arms"], "comparisons": [["new", "old"]]}
-  # Differences 0.1, 0.1, 0.0: mean 1/15, s.e. 1/30; two standard errors, not more.
-  hard = {"old": [0.1, 0.2, 0.3], "new": [0.2, 0.3, 0.3]}
-  pairs = [["new", "old"], ["old", "new"]]
-  tables = [clean, {"figure": "hard", "arms": hard, "comparisons": pairs}]
-  several = {k: v for k, v in RESULTS.items() if k not in ("figure", "arms", "comparisons")}
-  text = cards.render({**several, "tables": tables})
-  assert "| arm | clean, mean ± s.e. |" in text and "| arm | hard, mean ± s.e. |" in text
-  assert "| old | 20.00% ± 5.77% | 10.00% | 20.00% | 30.00% |" in text
-  assert "| clean, seed by seed | mean difference ± s.e. |" in text
-  assert "| **new over old** | +13.33% ± 3.33% | +4.0 |" in text
-  assert "| **new over old** | +6.67% ± 3.33% | +2.0 |" in text and "\n| old over new |" in text
-  assert "is **reproduced in part, 1 of 2** at this scale (the 2 comparisons in bold," in text
-  tables[1]["decisive"] = 0
-  text = cards.render({**several, "tables": tables})
-  assert "is **reproduced** at this scale (the comparison in bold, more" in text
-  cards.chart({"tables": tables}, tmp_path / "two.png")
-  cards.chart({"tables": tables[:1]}, tmp_path / "one.png")
-  assert Image.open(tmp_path / "two.png").height > 1.8 * Image.open(tmp_path / "one.png").height
 
 
 def test_a_plan_beside_the_results_is_told(tmp_path, monkeypatch):

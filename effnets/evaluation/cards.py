@@ -10,8 +10,7 @@ A card is a dict, as JSON holds it:
   more                             further parts: a `title` with a `claim` and a `setting` of its
                                    own, or with a `text`; one without a claim is not judged
 
-The card and each of `more` is a part: a table, or `tables`, a list of them, all judged together. A
-table has
+The card and each of `more` is a part, which has
 
   figure        what is compared
   arms          name -> one value a seed
@@ -113,52 +112,40 @@ def draw(card: Part, folder: pathlib.Path) -> None:
 
 def chart(part: Part, path: pathlib.Path) -> None:
   """Draws a part as a PNG: every seed of every arm with means and standard errors, or a map."""
-  tables = _tables(part)
-  if "map" not in tables[0]:
-    comparison.panels({table["figure"]: table["arms"] for table in tables}, path)
+  if "map" not in part:
+    comparison.dots(part["arms"], path, label=part["figure"])
     return
-  (table,) = tables
   cells = {
     (row, column): values
-    for row, of_row in table["map"]["cells"].items()
+    for row, of_row in part["map"]["cells"].items()
     for column, values in of_row.items()
   }
-  comparison.heat_map(cells, path, label=table["figure"], axes=tuple(table["map"]["axes"]))
+  comparison.heat_map(cells, path, label=part["figure"], axes=tuple(part["map"]["axes"]))
 
 
-def arms_of(table: Part) -> dict[str, list[float]]:
+def arms_of(part: Part) -> dict[str, list[float]]:
   """Returns what is compared, one value a seed: of a map, the value of each row's best column.
 
   Of columns that are equally good it is the mean.
   """
-  if "map" not in table:
-    return table["arms"]
-  values, found = np.asarray(table["map"]["values"], np.float64), {}
-  for name, columns in table["map"]["cells"].items():
+  if "map" not in part:
+    return part["arms"]
+  values, found = np.asarray(part["map"]["values"], np.float64), {}
+  for name, columns in part["map"]["cells"].items():
     by_seed = np.transpose(list(columns.values()))
     found[name] = [float(values[seed == seed.max()].mean()) for seed in by_seed]
   return found
 
 
-def _tables(part: Part) -> Sequence[Part]:
-  """Returns what was measured, figure by figure."""
-  return part.get("tables") or [part]
-
-
 def _compared(part: Part, seeds: Sequence[int], picture: str = "") -> list[str]:
   """Returns the lines of a part: tables, picture, differences and, if it has a claim, verdict."""
-  tables, lines = _tables(part), []
-  of_map = "map" in tables[0]
+  of_map = "map" in part
   shown = [f"![{'Every cell' if of_map else 'Every seed of every arm'}]({picture})", ""]
   shown = shown if picture else []
-  for table in tables:
-    if of_map:
-      lines += [*_map(table), "", *shown]
-    lines += [*_arms(table, table.get("seeds", seeds)), ""]
-  lines += [] if of_map else shown
-  for table in tables:
-    lines += [*_comparisons(table, marked=len(tables) > 1), ""]
-  return lines + ([_verdict(tables), ""] if "claim" in part else [])
+  lines = [*_map(part), "", *shown] if of_map else []
+  lines += [*_arms(part, part.get("seeds", seeds)), "", *([] if of_map else shown)]
+  lines += [*_comparisons(part), ""]
+  return lines + ([_verdict(part), ""] if "claim" in part else [])
 
 
 def _rows(rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -167,10 +154,10 @@ def _rows(rows: Sequence[Sequence[Any]]) -> list[str]:
   return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
-def _map(table: Part) -> list[str]:
+def _map(part: Part) -> list[str]:
   """Returns the table of a map's cells, the best of each row in bold."""
-  cells, axes = table["map"]["cells"], table["map"]["axes"]
-  rows = [[f"{table['figure']}: {axes[0]} by {axes[1]}", *next(iter(cells.values()))]]
+  cells, axes = part["map"]["cells"], part["map"]["axes"]
+  rows = [[f"{part['figure']}: {axes[0]} by {axes[1]}", *next(iter(cells.values()))]]
   for name, columns in cells.items():
     best = max(columns, key=lambda column: np.mean(columns[column]))
     texts = {column: comparison.shown(values) for column, values in columns.items()}
@@ -178,54 +165,45 @@ def _map(table: Part) -> list[str]:
   return _rows(rows)
 
 
-def _form(table: Part) -> str:
-  return ".1f" if "map" in table else ".2%"
+def _form(part: Part) -> str:
+  return ".1f" if "map" in part else ".2%"
 
 
-def _arms(table: Part, seeds: Sequence[int]) -> list[str]:
-  columns, form = table.get("columns", {}), _form(table)
-  figure = f"best {table['map']['axes'][1]}" if "map" in table else table["figure"]
+def _arms(part: Part, seeds: Sequence[int]) -> list[str]:
+  columns, form = part.get("columns", {}), _form(part)
+  figure = f"best {part['map']['axes'][1]}" if "map" in part else part["figure"]
   rows = [["arm", *columns, f"{figure}, mean ± s.e.", *(f"seed {seed}" for seed in seeds)]]
-  for name, values in arms_of(table).items():
+  for name, values in arms_of(part).items():
     cells = (cells.get(name, "") for cells in columns.values())
     each = (f"{value:{form}}" for value in values)
     rows.append([name, *cells, comparison.shown(values, form), *each])
   return _rows(rows)
 
 
-def _comparisons(table: Part, *, marked: bool) -> list[str]:
-  """Returns the comparisons of a table; marked: with its figure, and those that decide in bold."""
-  head = f"{table['figure']}, seed by seed" if marked else "comparison, seed by seed"
-  rows, form = [[head, "mean difference ± s.e.", "in standard errors"]], _form(table)
-  for index, (better, worse) in enumerate(table["comparisons"]):
-    mean, error = _difference(table, better, worse)
+def _comparisons(part: Part) -> list[str]:
+  form = _form(part)
+  rows = [["comparison, seed by seed", "mean difference ± s.e.", "in standard errors"]]
+  for better, worse in part["comparisons"]:
+    mean, error = _difference(part, better, worse)
     times = f"{mean / error:+.1f}" if error else "all equal"
-    name = f"{better} over {worse}"
-    if marked and index < table.get("decisive", 1):
-      name = f"**{name}**"
-    rows.append([name, f"{mean:+{form}} ± {error:{form}}", times])
+    rows.append([f"{better} over {worse}", f"{mean:+{form}} ± {error:{form}}", times])
   return _rows(rows)
 
 
-def _difference(table: Part, better: str, worse: str) -> tuple[float, float]:
+def _difference(part: Part, better: str, worse: str) -> tuple[float, float]:
   """Returns mean and standard error of the differences, seed by seed."""
-  arms = arms_of(table)
+  arms = arms_of(part)
   return comparison.mean_and_error(np.subtract(arms[better], arms[worse]))
 
 
-def _verdict(tables: Sequence[Part]) -> str:
-  differences = [
-    _difference(table, *pair)
-    for table in tables
-    for pair in table["comparisons"][: table.get("decisive", 1)]
-  ]
-  held = [mean > 2 * error for mean, error in differences]
+def _verdict(part: Part) -> str:
+  decisive = part["comparisons"][: part.get("decisive", 1)]
+  held = [mean > 2 * error for mean, error in (_difference(part, *pair) for pair in decisive)]
   if all(held):
     verdict = "reproduced"
   elif any(held):
     verdict = f"reproduced in part, {sum(held)} of {len(held)}"
   else:
     verdict = "not reproduced"
-  which = "comparison" if len(held) == 1 else f"{len(held)} comparisons"
-  which = f"the {which} in bold" if len(tables) > 1 else f"first {which}"
+  which = "first comparison" if len(held) == 1 else f"first {len(held)} comparisons"
   return f"The claim is **{verdict}** at this scale ({which}, more than two s.e.)."

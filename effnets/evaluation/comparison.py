@@ -37,20 +37,8 @@ def dots(arms: Arms, path: str | pathlib.Path, *, label: str) -> None:
 
   label: what the values are, without the unit; they are shown in percent.
   """
-  panels({label: arms}, path)
-
-
-def panels(panels: Mapping[str, Arms], path: str | pathlib.Path) -> None:
-  """Draws what `dots` does for several figures, below each other; panels: label -> arms."""
-  heights = [0.8 + 0.5 * len(arms) for arms in panels.values()]
-  figure = _figure(7, sum(heights))
-  every_axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
-  for axes, (label, arms) in zip(every_axes, panels.items(), strict=True):
-    _draw_dots(axes, arms, label)
-  _save(figure, path)
-
-
-def _draw_dots(axes, arms: Arms, label: str) -> None:
+  figure = _figure(7, 0.8 + 0.5 * len(arms))
+  axes = figure.subplots()
   for row, values in enumerate(arms.values()):
     percent = 100 * np.asarray(values)
     mean, error = mean_and_error(percent)
@@ -66,6 +54,7 @@ def _draw_dots(axes, arms: Arms, label: str) -> None:
   axes.grid(axis="x", alpha=0.3)
   axes.spines[["top", "right", "left"]].set_visible(False)
   axes.tick_params(left=False)
+  _save(figure, path)
 
 
 def heat_map(
