@@ -21,12 +21,12 @@ ARMS = {
   "moves": ("moves alone", {"randaugment": {"layers": 0}}),
   "nothing": ("nothing", {"randaugment": {"layers": 0}, "shift": 0}),
 }
-MAGNITUDES = (2, 4, 6, 8, 10, 14)
+MAGNITUDES = (2, 4, 6, 8, 10)
 # Row of the map -> its name on the card, width of the network and number of labelled digits.
 CASES = {
   "base": ("width 0.25, 50 digits", 0.25, 50),
   "wider": ("width 0.75, 50 digits", 0.75, 50),
-  "more": ("width 0.25, 150 digits", 0.25, 150),
+  "more": ("width 0.25, 100 digits", 0.25, 100),
 }
 
 
@@ -108,9 +108,9 @@ def main() -> None:
           "training set."
         ),
         "setting": (
-          "The same, at six magnitudes: a thin network, one three times as wide, and the thin one "
-          "on three times as many digits for three times as many steps, so that all train for 128 "
-          "epochs. What is compared is the best magnitude of each seed."
+          "The same, at five magnitudes: a thin network, one three times as wide, and the thin one "
+          "on twice as many digits for twice as many steps, so that all train for 128 epochs. What "
+          "is compared is the best magnitude of each seed."
         ),
         "figure": "test top-1",
         **_map(strengths),
@@ -144,8 +144,8 @@ def main() -> None:
       "its distorted training pictures.",
       "20 digits instead of 50, 200 steps (five seeds): 81.8, 80.5, 82.3 and 81.5 % at M 2, 6, 10 "
       "and 14, a flat curve without a best magnitude.",
-      "M 2, 6, 10 and 14 alone, the first grid: the best one of a seed is 6.0 for width 0.25 and "
-      "6.8 ± 0.8 for width 0.75; 4 and 8 were added then.",
+      "M 2, 6, 10 and 14, the first grid: the best one of a seed is 6.0 for width 0.25 and "
+      "6.8 ± 0.8 for width 0.75; 14 comes to 83.6 and 89.3 %. 4 and 8 took its place.",
     ],
     "paper": {
       "command": "python -m effnets.main --config=configs/randaugment.py:cifar10 --workdir=DIR",
