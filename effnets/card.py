@@ -125,11 +125,10 @@ def _picture(number: int) -> str:
 
 def _compared(results: Mapping[str, Any], picture: str) -> list[str]:
   """Returns the lines of one comparison: tables, picture, differences and verdict."""
-  of_map = [*_map(results), ""] if "map" in results else []
-  what = "Every cell" if of_map else "Every seed of every arm"
-  lines = [*of_map, f"![{what}]({picture})", "", *_arms(results), ""]
-  if not of_map:
-    lines = [*_arms(results), "", f"![{what}]({picture})", ""]
+  if "map" in results:
+    lines = [*_map(results), "", f"![Every cell]({picture})", "", *_arms(results), ""]
+  else:
+    lines = [*_arms(results), "", f"![Every seed of every arm]({picture})", ""]
   return [*lines, *_comparisons(results), "", _verdict(results), ""]
 
 
