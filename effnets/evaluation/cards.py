@@ -139,11 +139,12 @@ def arms_of(part: Part) -> dict[str, list[float]]:
 
 def _compared(part: Part, seeds: Sequence[int], picture: str = "") -> list[str]:
   """Returns the lines of a part: tables, picture, differences and, if it has a claim, verdict."""
-  of_map = "map" in part
-  shown = [f"![{'Every cell' if of_map else 'Every seed of every arm'}]({picture})", ""]
-  shown = shown if picture else []
-  lines = [*_map(part), "", *shown] if of_map else []
-  lines += [*_arms(part, part.get("seeds", seeds)), "", *([] if of_map else shown)]
+  shown = lambda what: [f"![{what}]({picture})", ""] if picture else []  # noqa: E731
+  arms = [*_arms(part, part.get("seeds", seeds)), ""]
+  if "map" in part:
+    lines = [*_map(part), "", *shown("Every cell"), *arms]
+  else:
+    lines = [*arms, *shown("Every seed of every arm")]
   lines += [*_comparisons(part), ""]
   return lines + ([_verdict(part), ""] if "claim" in part else [])
 

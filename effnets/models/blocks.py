@@ -78,9 +78,10 @@ class Table:
 
   stem, head: channels of the first convolution and of the last 1x1 one; head 0 leaves it out.
   activation: of stem, head and hidden layer. stem_kernel: taps. stem_pool: halve again by 3x3 max.
-  stem_stride: of the first convolution. stem_end, tail: what follows it, and the last block, of
-    `ENDS`. outer_skips: the input of every stage is added to its output, and that of the first
-    block to the last one's, by shortcuts without weights.
+  stem_stride: of the first convolution. stem_end, tail: what follows it, and the last block,
+    `norm`, `activation`, `norm activation` or nothing. outer_skips: the input of every stage is
+    added to its output, and that of the first block to the last one's, by shortcuts without
+    weights.
   hidden: units of a biased layer between pool and classifier; 0 leaves it out; never scaled.
   head_scaling: what width does to the head: `scaled` like all channels, `fixed`, or `grown`, never
     below the table's. kernel_std: kernels start from a truncated normal of that standard deviation;
@@ -103,7 +104,6 @@ class Table:
   outer_skips: bool = False
 
 
-ENDS = ("", "norm", "activation", "norm activation")
 ROUNDINGS = {"up": math.ceil, "nearest": lambda value: max(1, round(value))}
 
 
