@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from effnets.data import sources
+from effnets.data import films, sources
 
 
 class Numbered:
@@ -36,10 +36,8 @@ class Numbered:
 def write_film(path, frames, *, lossless=True, more=()):
   """Writes uint8 frames `t h w 3` as a film."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  import imageio_ffmpeg
-
   codec = {"codec": "libx264rgb", "pix_fmt_out": "rgb24"} if lossless else {"codec": "libx264"}
-  writer = imageio_ffmpeg.write_frames(
+  writer = films.library().write_frames(
     str(path),
     (frames.shape[2], frames.shape[1]),
     quality=None,
