@@ -10,7 +10,7 @@ Resumable: what is finished is not run again, a seed that was cut off goes on in
 import json
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from effnets import card, configuration
@@ -57,9 +57,10 @@ def main(rounds: int) -> None:
   controls = dict(ROUNDS[0])
   runs = run(controls)
   robust = [robustness(kind, runs[0]["students"][-1]["stage"]) for kind in SIZES]
+  asked = dict(controls)
   for more in ROUNDS[1:rounds]:
-    controls |= more
-    runs = run(controls)
+    asked |= more
+    runs = run(asked)
   arms = {"teacher": [run["teacher"]["test_top1"] for run in runs]}
   for index, student in enumerate(runs[0]["students"]):
     arms[student["stage"]] = [run["students"][index]["test_top1"] for run in runs]
@@ -80,18 +81,19 @@ def main(rounds: int) -> None:
       "10 classes), 32 pixels. Teacher and students are `efficientnet_tiny`; each seed draws "
       "the initial weights, the order and all noise anew; the split is fixed. Controls are "
       "student_1 with one thing changed. Labels of the noisy teacher are made under the dropout, "
-      "stochastic depth and augmentation of its training."
+      "stochastic depth and augmentation of its training. Other work shared the two cores."
     ),
     "figure": "test top-1",
     "seeds": list(SEEDS),
     "arms": arms,
     "comparisons": [
       [last, "teacher"],
+      *(["student_1", words] for words in controls.values()),
       ["student_1", "teacher"],
       [last, "student_1"],
-      *(["student_1", words] for words in controls.values()),
     ],
-    "more": robust,
+    "decisive": 1 + len(controls),
+    "more": [*robust, *filter(None, (further(runs, more) for more in ROUNDS[1:]))],
     "seconds": [run["seconds"] for run in runs],
     "machine": card.machine(),
     "paper": {
@@ -118,6 +120,13 @@ def main(rounds: int) -> None:
       },
       at_scale(300_000_000),
       at_scale(130_000_000, short=True),
+    ],
+    "tried": [
+      "The config's own 400 steps, measured before, when the same entries were stored in another "
+      "order, at the same five seeds: teacher 95.00 ± 0.58 %, student_1 96.80 ± 0.50 %, student_2 "
+      "97.30 ± 0.25 %, student_1 without noise 96.05 ± 0.41 %, without unlabelled data 95.55 ± "
+      "0.29 %. There noise is worth 0.75 ± 0.14 points, and student_1 beats its teacher by 1.80 ± "
+      "0.31. With half the steps, as here, noise has not paid yet.",
     ],
     "differences": [
       "Digits and a model of 75 thousand weights instead of ImageNet, JFT-300M and "
@@ -149,6 +158,24 @@ def run(controls: Iterable[str]) -> list[dict[str, Any]]:
     [*FLAGS, *flags],
     complete=lambda result: wanted <= result["controls"].keys(),
   )
+
+
+def further(runs: Sequence[Mapping[str, Any]], controls: Mapping[str, str]) -> dict[str, Any]:
+  """Returns a table of more controls, at the seeds that have them; empty if none has."""
+  have = [run for run in runs if controls.keys() <= run["controls"].keys()]
+  if not have:
+    return {}
+  arms = {"student_1": [run["students"][0]["test_top1"] for run in have]}
+  for name, words in controls.items():
+    arms[words] = [run["controls"][name]["test_top1"] for run in have]
+  return {
+    "title": f"More controls: {', '.join(name.replace('_', ' ') for name in controls)}",
+    "text": f"Student_1 with one thing changed, at {len(have)} of {len(runs)} seeds.",
+    "figure": "test top-1",
+    "seeds": [run["seed"] for run in have],
+    "arms": arms,
+    "comparisons": [["student_1", words] for words in controls.values()],
+  }
 
 
 def robustness(kind: str, last: str) -> dict[str, object]:
