@@ -167,6 +167,9 @@ def main() -> None:
       "into them.",
       "No mirroring, which would make other digits, and no Cutout.",
       "128 epochs, of two steps each, instead of 200 of 390.",
+      "With learned probabilities the operations come after the moves, without before them; and "
+      "they take 200 labelled digits that the other arms do not have.",
+      "Other work ran on the two cores, so the times are too long, by three or more.",
     ],
   }
   path = pathlib.Path(__file__).parent / "results.json"
