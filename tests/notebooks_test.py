@@ -45,8 +45,8 @@ def _type(line, names):
 
 def _write_weights(path):
   """Writes random weights under timm's names."""
-  module = models.create("mobilenetv3_small_050", padding="SYMMETRIC")
-  state = weights.to_timm("mobilenetv3_small_050", models.init(module, 0))
+  module = weights.catalog.find("mobilenetv3_small_050").architecture.create(1000)
+  state = weights.to_timm(module, models.init(module, 0, image_size=32))
   safetensors.save_file({name: np.ascontiguousarray(v) for name, v in state.items()}, path)
 
 

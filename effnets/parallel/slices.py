@@ -177,13 +177,7 @@ def _topology(wanted: Slice) -> Sequence[jax.Device]:
     os.environ.setdefault(name, value)
   from jax.experimental import topologies
 
-  try:
-    import libtpu  # noqa: F401 - only to know that it is there
-  except ImportError as error:
-    raise errors.UserError(
-      f"config.plan.topology={wanted.name!r} needs the TPU compiler, which runs on any Linux "
-      "machine: `pip install 'effnets[plan]'`. Without it: --config.plan.topology=cpu:8."
-    ) from error
+  errors.package("libtpu", extra="plan", what=f"a plan for {wanted.name}")
   description = f"{wanted.kind}:{wanted.shape}"
   try:
     found = topologies.get_topology_desc(platform="tpu", topology_name=description)

@@ -241,7 +241,7 @@ def test_auxiliary_norms_stay_behind_or_are_looked_at(tmp_path):
   images, _ = _digits("test")
   for index in (0, 1):
     config.adversary.evaluated = index
-    expected = results.probabilities(config, variables, data.open_source("digits", "test"))
+    expected = _probabilities(config, variables)
     place = tmp_path / f"program{index}"
     words = [f"--config.adversary.evaluated={index}", f"--config.export.path={place}"]
     assert _call(folder, "stablehlo", *words) == 0

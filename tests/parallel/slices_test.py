@@ -59,5 +59,5 @@ def test_devices_that_are_here():
 
 def test_a_missing_compiler_is_named(monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, "libtpu", None)
-  with pytest.raises(errors.UserError, match=r"effnets\[plan\].*cpu:8"):
+  with pytest.raises(errors.UserError, match=r"effnets\[plan\].*a plan for v5e-4"):
     slices.resolve("v5e-4").devices()
