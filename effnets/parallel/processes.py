@@ -11,7 +11,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from effnets import errors
-from effnets.parallel import host, memory
+from effnets.parallel import host, memory, slices
 
 _MESSAGE_BYTES = 2048
 _CACHE_WARNING = "Error reading persistent compilation cache entry for "
@@ -36,6 +36,7 @@ def initialize(
   """
   memory.keep_freed_pages()
   host.prefer_wide_vectors()
+  slices.without_tpu()
   use_compilation_cache(cache_dir)
   if coordinator or num_processes:
     # SIGTERM on one process is passed on to all, so that they stop at the same step.

@@ -7,6 +7,7 @@ here.
 
 import dataclasses
 import os
+import pathlib
 import re
 from collections.abc import Sequence
 
@@ -162,11 +163,17 @@ def _nearest(name: str) -> list[str]:
   return [f"{match[1]}-{size}" for size in below + above]
 
 
-def _topology(wanted: Slice) -> Sequence[jax.Device]:
-  """Returns the devices of a slice that is not here, by the real compiler's description."""
-  # Asking the machine what TPU it has would only wait for an answer that does not come; the lock
-  # file would refuse a second plan on the same machine; without a name for itself the library
-  # complains.
+def without_tpu(*, devices: str | os.PathLike[str] = "/dev") -> bool:
+  """Tells the TPU's library, where it is installed, that no TPU is here; returns whether it did.
+
+  Else it asks the machine what TPU it has and waits for an answer that does not come, complains of
+  having no name, and refuses a second plan on the same machine. What is set already stays.
+
+  Args: devices: where Linux lists them; where there is a TPU nothing is set.
+  """
+  folder = pathlib.Path(devices)
+  if [*folder.glob("accel*"), *folder.glob("vfio/[0-9]*")]:
+    return False
   for name, value in (
     ("TPU_SKIP_MDS_QUERY", "1"),
     ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
@@ -175,6 +182,12 @@ def _topology(wanted: Slice) -> Sequence[jax.Device]:
     ("TPU_WORKER_ID", "0"),
   ):
     os.environ.setdefault(name, value)
+  return True
+
+
+def _topology(wanted: Slice) -> Sequence[jax.Device]:
+  """Returns the devices of a slice that is not here, by the real compiler's description."""
+  without_tpu()
   from jax.experimental import topologies
 
   errors.package("libtpu", extra="plan", what=f"a plan for {wanted.name}")

@@ -61,3 +61,13 @@ def test_a_missing_compiler_is_named(monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, "libtpu", None)
   with pytest.raises(errors.UserError, match=r"effnets\[plan\].*a plan for v5e-4"):
     slices.resolve("v5e-4").devices()
+
+
+def test_the_tpus_library_is_told_where_there_is_none(tmp_path, monkeypatch):
+  monkeypatch.setattr(slices.os, "environ", {"TPU_WORKER_ID": "3"})
+  (tmp_path / "accel0").touch()
+  assert not slices.without_tpu(devices=tmp_path) and slices.os.environ == {"TPU_WORKER_ID": "3"}
+  (tmp_path / "accel0").unlink()
+  assert slices.without_tpu(devices=tmp_path)
+  assert slices.os.environ["TPU_WORKER_HOSTNAMES"] == "localhost"
+  assert slices.os.environ["TPU_WORKER_ID"] == "3"  # somebody has chosen
