@@ -14,7 +14,9 @@ import pytest  # noqa: E402
 from absl import logging  # noqa: E402
 from absl.testing import flagsaver  # noqa: E402
 
-from effnets import streams  # noqa: E402
+from effnets import parallel, streams  # noqa: E402
+
+parallel.host.order_programs()
 
 
 @pytest.fixture

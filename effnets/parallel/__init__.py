@@ -1,5 +1,6 @@
 """Process set-up, the device mesh, where arrays live and how a step is executed."""
 
+from effnets.parallel import host as host
 from effnets.parallel import processes as processes
 from effnets.parallel import slices as slices
 from effnets.parallel.placement import BATCH_AXES as BATCH_AXES

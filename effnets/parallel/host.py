@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import jax
+
 _FLAG = "--xla_cpu_prefer_vector_width=512"
 
 
@@ -24,4 +26,17 @@ def prefer_wide_vectors(*, cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") ->
   if "avx512f" not in known.split():
     return False
   os.environ["XLA_FLAGS"] = _FLAG
+  return True
+
+
+def order_programs() -> bool:
+  """Lets programs on several virtual devices of a CPU follow one another; returns whether it did.
+
+  Programs that are in flight together share the few threads of the host, and can wait for each
+  other's messages until the compiler's library gives up and ends the process. A single device has
+  no messages, and keeps working ahead. Call before JAX has made its backend.
+  """
+  if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    return False
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
   return True

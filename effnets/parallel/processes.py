@@ -36,6 +36,7 @@ def initialize(
   """
   memory.keep_freed_pages()
   host.prefer_wide_vectors()
+  host.order_programs()
   slices.without_tpu()
   use_compilation_cache(cache_dir)
   if coordinator or num_processes:

@@ -32,3 +32,12 @@ def test_flags_that_are_set_stay(cpuinfo, monkeypatch):
   monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
   assert not host.prefer_wide_vectors(cpuinfo=cpuinfo)
   assert os.environ["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false"
+
+
+def test_programs_of_several_virtual_devices_follow_one_another(monkeypatch):
+  set_ = {}
+  monkeypatch.setattr(host.jax.config, "update", lambda name, value: set_.update({name: value}))
+  monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
+  assert not host.order_programs() and not set_
+  monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+  assert host.order_programs() and set_ == {"jax_cpu_enable_async_dispatch": False}

@@ -184,6 +184,7 @@ class Trainer:
     current, means = self.fresh(), []
     for index in range(steps):
       current, metrics = self.update(current, (), self.batch(index))
+      metrics = jax.device_get(metrics)
       means.append({k: float(total / count) for k, (total, count) in metrics.items()})
     return current, means
 
