@@ -37,8 +37,9 @@ def _inputs(batch: int, size: int):
 def prepare() -> None:
   """Makes the package importable and does what `effnets.parallel.initialize` does for speed."""
   sys.path.insert(0, str(_ROOT))
-  from effnets.parallel import host, memory
+  from effnets.parallel import host, memory, slices
 
+  slices.without_tpu()
   host.prefer_wide_vectors()
   memory.keep_freed_pages()
 
