@@ -43,6 +43,7 @@ setuptools.setup(
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.28",
     "pillow>=11.0",
+    "pycocotools>=2.0.8",
     "rich>=13.9",
     "safetensors>=0.5.3",
     "scikit-learn>=1.5",

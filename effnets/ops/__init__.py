@@ -1,6 +1,9 @@
-"""Arithmetic on arrays, without parameters: convolutions, batch moments, normalisation."""
+"""Arithmetic on arrays, without parameters: convolutions, moments, boxes."""
 
 from effnets.ops import attacks as attacks
+from effnets.ops import boxes as boxes
+from effnets.ops import matching as matching
+from effnets.ops import nms as nms
 from effnets.ops.convolution import conv as conv
 from effnets.ops.convolution import resolve_padding as resolve_padding
 from effnets.ops.normalization import ACTIVATIONS as ACTIVATIONS
