@@ -58,5 +58,11 @@ class Task(Protocol):
   def figures(self) -> tuple[str, ...]:
     """Names of the figures that `evaluate` returns."""
 
-  def evaluate(self, outputs: dict[str, Any], examples: dict[str, Any]) -> dict[str, float]:
-    """Returns figures from all predictions and all labels, host arrays, each example once."""
+  def evaluate(
+    self, outputs: dict[str, Any], examples: dict[str, Any], source: Any
+  ) -> dict[str, float]:
+    """Returns figures from all predictions and all labels, host arrays, each example once.
+
+    examples: fields of the batches but images; `index` is the number in `source`, which may know
+    more of the truth than a batch of fixed shape holds.
+    """

@@ -196,7 +196,8 @@ class Classification:
     return evaluation.CLASSIFICATION_FIGURES
 
   def evaluate(
-    self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray]
+    self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray], source: Any = None
   ) -> dict[str, float]:
     """Returns the figures of `evaluation.classification`."""
+    del source
     return evaluation.classification(outputs["logits"], examples["label"])

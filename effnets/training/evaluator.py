@@ -59,7 +59,7 @@ class Predictor:
 
     def predict(variables, batch):
       variables = {**variables, "params": self._placement.gather(variables["params"])}
-      kept = {name: batch[name] for name in ("label", "mask", "index")}
+      kept = {name: array for name, array in batch.items() if name != "image"}
       return self._predict(variables, batch), kept
 
     jitted = jax.jit(predict, out_shardings=self._placement.replicated)
@@ -74,6 +74,7 @@ class Predictor:
   ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Yields (outputs, examples) batch by batch on the host, in the source's order, unpadded.
 
+    Examples are the fields of the batch but its images.
     Unreadable examples are left out; `examples["index"]` says which are there.
     tally: see `data.eval_batches`.
     """
@@ -109,4 +110,4 @@ class Predictor:
     self, variables: PyTree, source: data.Source, transform: Callable | None = None
   ) -> dict[str, float]:
     """Returns the task's figures over the whole source."""
-    return self._task.evaluate(*self.all(variables, source, transform))
+    return self._task.evaluate(*self.all(variables, source, transform), source)
