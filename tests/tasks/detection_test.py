@@ -1,0 +1,135 @@
+"""Targets and losses of detection against the official code's own figures."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effnets import errors
+from effnets.tasks import detection
+
+OBJECTS = np.array([[100, 100, 200, 220], [300, 50, 310, 58], [0, 0, 511, 511]], np.float32)
+# Labels 5, 17 and 90 of COCO, whose numbers begin at 1.
+CLASSES = np.array([4, 16, 89], np.int32)
+
+
+def d0_anchors():
+  """Returns EfficientDet-D0's anchors at 512 pixels, and each one's level, by a plain loop."""
+  boxes, levels = [], []
+  for level in range(3, 8):
+    stride = 2**level
+    for y in range(512 // stride):
+      for x in range(512 // stride):
+        for octave in range(3):
+          for aspect in (1.0, 2.0, 0.5):
+            side = 4 * stride * 2 ** (octave / 3)
+            h, w = side / math.sqrt(aspect) / 2, side * math.sqrt(aspect) / 2
+            cy, cx = (y + 0.5) * stride, (x + 0.5) * stride
+            boxes.append((cy - h, cx - w, cy + h, cx + w))
+            levels.append(level)
+  return np.array(boxes, np.float32), np.array(levels)
+
+
+@pytest.fixture(scope="module")
+def d0():
+  anchors, levels = d0_anchors()
+  boxes = np.zeros((1, 6, 4), np.float32)
+  classes = np.full((1, 6), -1, np.int32)
+  boxes[0, :3], classes[0, :3] = OBJECTS, CLASSES
+  return anchors, levels, detection.targets(anchors, boxes, classes, detection.Recipe())
+
+
+def test_anchors_are_given_out_as_by_the_official_labeler(d0):
+  anchors, levels, wanted = d0
+  positive = np.asarray(wanted.positive[0])
+  assert positive.sum() == 79
+  assert [int(positive[levels == level].sum()) for level in range(3, 8)] == [1, 28, 6, 28, 16]
+  classes = np.asarray(wanted.classes[0])
+  assert {c: int((classes == c).sum()) for c in CLASSES} == {4: 34, 16: 1, 89: 44}
+  # The small one, which no anchor resembles enough, is forced on the best: row 36, column 7.
+  (forced,) = np.flatnonzero(classes == 16)
+  assert forced == (36 * 64 + 7) * 9 + 2
+  expected = [0.287262, -0.265165, -1.509724, -1.039721]
+  np.testing.assert_allclose(wanted.codes[0, forced], expected, atol=2e-6)
+  assert not np.asarray(wanted.codes[0])[~positive].any()
+
+
+def test_losses_are_the_official_ones(d0):
+  anchors, _, wanted = d0
+  recipe = detection.Recipe()
+  logits = jnp.full((1, len(anchors), 90), -math.log(99))
+  classes = detection.class_costs(logits, wanted, recipe)[0] / 80
+  boxes = detection.box_costs(jnp.zeros((1, len(anchors), 4)), wanted, recipe)[0] / (4 * 80)
+  np.testing.assert_allclose(classes, 1.536284, rtol=2e-6)
+  np.testing.assert_allclose(boxes, 0.0145030, rtol=5e-6)
+  np.testing.assert_allclose(classes + recipe.box_weight * boxes, 2.261435, rtol=2e-6)
+
+
+def test_box_loss_masks_targets_of_zero():
+  codes = jnp.array([[[0.2, 0.0, -0.05, 1.0]]])
+  wanted = detection.Targets(jnp.zeros((1, 1), int), codes, jnp.ones((1, 1), bool))
+  found = detection.box_costs(jnp.array([[[0.25, 0.5, 0.1, 0.0]]]), wanted, detection.Recipe())
+  # The official class divides by 4 * 2 positives and weighs nothing.
+  np.testing.assert_allclose(found[0] / (4 * 2), 0.01328125, rtol=1e-6)
+  every = detection.Recipe(skip_zeros=False)
+  more = detection.box_costs(jnp.array([[[0.25, 0.5, 0.1, 0.0]]]), wanted, every)
+  np.testing.assert_allclose(more - found, 0.1 * 0.5 - 0.005, rtol=1e-5)
+
+
+def slow_class_costs(logits, classes, positive, recipe):
+  total = 0.0
+  negatives = []
+  for anchor, row in enumerate(logits):
+    cost = 0.0
+    for k, logit in enumerate(row):
+      t = float(k == (classes[anchor] + 1 if classes[anchor] >= 0 else 0))
+      p = 1 / (1 + math.exp(-logit))
+      cost -= t * math.log(p) + (1 - t) * math.log(1 - p)
+    if positive[anchor]:
+      total += cost
+    elif classes[anchor] == -1:
+      negatives.append(cost)
+  return total + sum(sorted(negatives)[::-1][: 3 * int(sum(positive))])
+
+
+def test_hard_negatives_with_a_slot_for_background():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(2, 40, 5)).astype(np.float32)
+  positive = rng.random((2, 40)) < 0.1
+  classes = np.where(positive, rng.integers(0, 4, (2, 40)), rng.choice([-1, -2], (2, 40)))
+  recipe = detection.Recipe(background=True, class_loss="hard_negatives")
+  wanted = detection.Targets(jnp.asarray(classes), jnp.zeros((2, 40, 4)), jnp.asarray(positive))
+  found = detection.class_costs(jnp.asarray(logits), wanted, recipe)
+  expected = [
+    slow_class_costs(*row, recipe) for row in zip(logits, classes, positive, strict=True)
+  ]
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_pictures_without_objects_have_background_alone():
+  anchors = d0_anchors()[0][:90]
+  wanted = detection.targets(
+    anchors, jnp.zeros((1, 3, 4)), jnp.full((1, 3), -1), detection.Recipe()
+  )
+  assert (np.asarray(wanted.classes) == -1).all() and not np.asarray(wanted.codes).any()
+  slope = jax.grad(
+    lambda x: detection.class_costs(x, wanted, detection.Recipe()).sum()
+  )(jnp.zeros((1, 90, 3)))
+  assert np.isfinite(slope).all() and (np.asarray(slope) > 0).all()
+
+
+@pytest.mark.parametrize(
+  "setting, message",
+  [
+    ({"class_loss": "focus"}, "config.task.class_loss='focus'"),
+    ({"normalizer": "sum"}, "config.task.normalizer='sum'"),
+    ({"negative": 0.6}, "the first not above the second"),
+    ({"delta": 0.0}, "config.task.delta=0.0 is out of range"),
+    ({"label_smoothing": 1.0}, "outside [0, 1)"),
+  ],
+)
+def test_impossible_recipes_are_refused(setting, message):
+  with pytest.raises(errors.UserError, match=message.replace("[", r"\[").replace(")", r"\)")):
+    detection.Recipe(**setting)
