@@ -232,7 +232,9 @@ def _check_settings(key: str, section: Any, names: Sequence[str]) -> None:
       raise errors.unknown(key, name, "a setting", names)
   for name in names:
     if name not in section:
-      raise errors.UserError(f"{key}.{name} is missing; see effnets/recipes.py, noisy_student.")
+      raise errors.UserError(
+        f"{key}.{name} is missing; see effnets/recipes/pipelines.py, noisy_student."
+      )
 
 
 def _override(

@@ -102,9 +102,7 @@ def test_hard_negatives_with_a_slot_for_background():
   recipe = detection.Recipe(background=True, class_loss="hard_negatives")
   wanted = detection.Targets(jnp.asarray(classes), jnp.zeros((2, 40, 4)), jnp.asarray(positive))
   found = detection.class_costs(jnp.asarray(logits), wanted, recipe)
-  expected = [
-    slow_class_costs(*row, recipe) for row in zip(logits, classes, positive, strict=True)
-  ]
+  expected = [slow_class_costs(*row, recipe) for row in zip(logits, classes, positive, strict=True)]
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -114,9 +112,9 @@ def test_pictures_without_objects_have_background_alone():
     anchors, jnp.zeros((1, 3, 4)), jnp.full((1, 3), -1), detection.Recipe()
   )
   assert (np.asarray(wanted.classes) == -1).all() and not np.asarray(wanted.codes).any()
-  slope = jax.grad(
-    lambda x: detection.class_costs(x, wanted, detection.Recipe()).sum()
-  )(jnp.zeros((1, 90, 3)))
+  slope = jax.grad(lambda x: detection.class_costs(x, wanted, detection.Recipe()).sum())(
+    jnp.zeros((1, 90, 3))
+  )
   assert np.isfinite(slope).all() and (np.asarray(slope) > 0).all()
 
 
