@@ -1,6 +1,8 @@
-"""Arithmetic on arrays, without parameters: convolutions, batch moments, normalisation."""
+"""Arithmetic on arrays, without parameters: convolutions, batch moments, resampling, anchors."""
 
+from effnets.ops import anchors as anchors
 from effnets.ops import attacks as attacks
+from effnets.ops import resampling as resampling
 from effnets.ops.convolution import conv as conv
 from effnets.ops.convolution import resolve_padding as resolve_padding
 from effnets.ops.normalization import ACTIVATIONS as ACTIVATIONS
