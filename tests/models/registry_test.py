@@ -18,7 +18,7 @@ def test_names_of_a_task():
 
 
 def test_names_sort_naturally():
-  names = models.list_models("efficientnet_[bl]*")
+  names = models.list_models("efficientnet_[bl][0-9]*")
   assert names == [f"efficientnet_{n}" for n in "b0 b1 b2 b3 b4 b5 b6 b7 b8 l0 l1 l2".split()]
   build = models.entry("efficientnet_b0").build
   fields = {"build": build, "paper": None, "image_size": 8, "params": 0, "madds": 0}
