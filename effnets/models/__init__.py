@@ -1,10 +1,13 @@
 """Flax modules, the model registry, initial values and counts."""
 
 from effnets.models import cifar as cifar
+from effnets.models import detector as detector
+from effnets.models import efficientdet as efficientdet
 from effnets.models import efficientnet as efficientnet
 from effnets.models import mixnet as mixnet
 from effnets.models import mnasnet as mnasnet
 from effnets.models import mobilenet as mobilenet
+from effnets.models import pyramids as pyramids
 from effnets.models import resnet as resnet
 from effnets.models import scaling as scaling
 from effnets.models.counting import Count as Count

@@ -46,6 +46,8 @@ class Row:
   dilated: stride-1 blocks have 3x3 taps so far apart that they span `kernel`.
   declared: input channels as the skip rule sees them, None for the true ones.
   activated_skip: the first block's shortcut begins behind its first norm and activation.
+  rate: pixels between the taps of a depthwise convolution (see `atrous`).
+  widened: inner channels of an `mbconv`, instead of `expand` times the input's; None for those.
   grown: of a `pyramid`: inner channels before the first block and of the last one, between which
     they grow evenly, rounded; the output has them over `expand`. None: `channels` in every block.
   """
@@ -67,6 +69,8 @@ class Row:
   declared: int | None = None
   activated_skip: bool = False
   grown: tuple[float, float] | None = None
+  rate: int = 1
+  widened: int | None = None
 
 
 HEAD_SCALING = ("scaled", "fixed", "grown")
@@ -194,6 +198,24 @@ def small_strides(rows: Sequence[Row]) -> tuple[Row, ...]:
   )
 
 
+def atrous(rows: Sequence[Row], stride: int, *, before: int = 2) -> tuple[Row, ...]:
+  """Returns one row per block, with no more than `stride` in all.
+
+  Where a block would exceed it, it keeps its size, and the taps of all later ones are as much
+  farther apart. before: stride of what comes before the first block.
+  Source: TensorFlow's slim, `output_stride`.
+  """
+  found, rate = [], 1
+  for row in unroll(rows):
+    if before * row.stride > stride:
+      found.append(dataclasses.replace(row, stride=1, rate=rate))
+      rate *= row.stride
+    else:
+      found.append(dataclasses.replace(row, rate=rate))
+      before *= row.stride
+  return tuple(found)
+
+
 def mix(
   table: Table, kernels: Sequence[int] = (), *, partition: str = "equal", dilated: bool = False
 ) -> Table:
@@ -288,6 +310,7 @@ class Block(nn.Module):
       activation=row.activation,
       partition=row.partition,
       dilated=row.dilated,
+      rate=row.rate,
     )(x, train)
 
   def _add(self, x: Array, y: Array, noise: Array | None) -> Array:
@@ -314,6 +337,7 @@ class MBConv(Block):
     expanded = inputs * row.expand
     # MobileNetV3 rounds; whole factors of odd widths (MnasNet-d1: 9 times 36) stay as they are.
     expanded = layers.divisible(expanded) if expanded % inputs else int(expanded)
+    expanded = expanded if row.widened is None else row.widened
     y = x
     if row.expand != 1:
       y = self._convolve(

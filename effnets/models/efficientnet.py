@@ -1,8 +1,9 @@
 """EfficientNet: one small table, scaled in width, depth and resolution.
 
 Source: Tan and Le 2019 (arXiv 1905.11946) b0-b7; Xie et al. 2020 (1911.09665) b8; Xie et al. 2020
-(1911.04252) l0, l1, l2 and the small-image variant. tiny, mini and small are this project's own,
-for 32-pixel images.
+(1911.04252) l0, l1, l2 and the small-image variant; lite0 to lite4, without squeeze-excitation and
+with ReLU6, are the code's, for phones. tiny, mini and small are this project's own, for 32-pixel
+images.
 """
 
 import dataclasses
@@ -133,6 +134,18 @@ def efficientnet(
   )
 
 
+# Neither stem and head nor the depth of the first and the last stage are scaled.
+_LITE_ROWS = tuple(dataclasses.replace(row, squeeze=None, activation="relu6") for row in _B0_ROWS)
+LITE = blocks.Table(32, _LITE_ROWS, 1280, "relu6")
+LITE_MEMBERS = {
+  "lite0": Member(1.0, 1.0, 224, 0.2, 4_652_008, 385.19e6, None),
+  "lite1": Member(1.0, 1.1, 240, 0.2, 5_416_680, 600.19e6, None),
+  "lite2": Member(1.1, 1.2, 260, 0.3, 6_092_072, 859.74e6, None),
+  "lite3": Member(1.2, 1.4, 280, 0.3, 8_197_096, 1383.32e6, None),
+  "lite4": Member(1.4, 1.8, 300, 0.3, 13_006_568, 2553.03e6, None),
+}
+
+
 def _register(name: str, member: Member, table: blocks.Table, *, crop_padding: int) -> None:
   build = functools.partial(
     efficientnet,
@@ -159,3 +172,15 @@ for _name, _member in MEMBERS.items():
   _register(_name, _member, B0, crop_padding=32)
 for _name, _member in TINY_MEMBERS.items():
   _register(_name, _member, TINY, crop_padding=0)
+for _name, _member in LITE_MEMBERS.items():
+  families.add(
+    f"efficientnet_{_name}",
+    LITE,
+    stem=32,
+    head=1280,
+    keep_ends=True,
+    drop_path_rate=0.2,
+    mean=(127 / 255,) * 3,
+    std=(128 / 255,) * 3,
+    **{f.name: getattr(_member, f.name) for f in dataclasses.fields(Member)},
+  )

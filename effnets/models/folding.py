@@ -31,8 +31,17 @@ def fold(module: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, di
   moments = variables.get("batch_stats")
   if not moments:
     raise ValueError(f"there is no batch_stats in these variables: {sorted(variables)}.")
-  params = _fold(variables["params"], moments, module.epsilon)
+  params = {
+    name: _fold(part, moments[name], _epsilon(module, name)) if name in moments else part
+    for name, part in variables["params"].items()
+  }
   return module.clone(folded=True), {"params": params}
+
+
+def _epsilon(module: nn.Module, name: str) -> float:
+  """Returns the epsilon of what is called `name` in a module, which may have a body of its own."""
+  body = getattr(module, "body", None)
+  return module.epsilon if body is None or name != "backbone" else body.module.epsilon
 
 
 def _fold(params: Mapping[str, Any], moments: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
@@ -51,7 +60,7 @@ def _fold(params: Mapping[str, Any], moments: Mapping[str, Any], epsilon: float)
 def _scale(kernels: Mapping[str, Any], factor: jax.Array) -> dict[str, Any]:
   """Returns the kernel, or those of all parts in the order of their channels, times `factor`."""
   if "kernel" in kernels:
-    return {"kernel": kernels["kernel"] * factor}
+    return {name: value * factor for name, value in kernels.items()}  # the kernel, and a bias
   scaled, start = {}, 0
   for name in sorted(kernels, key=int):
     width = kernels[name]["kernel"].shape[-1]

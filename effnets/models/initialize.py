@@ -8,6 +8,7 @@ leave a note of the initialiser beside the leaf (a pytree node without leaves, i
 """
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -93,6 +94,39 @@ class Constant(Initializer):
 
   def __call__(self, key, shape, dtype=jnp.float32):
     return jnp.full(shape, self.value, dtype)
+
+
+# Standard deviation of a standard normal that is cut at two.
+_CUT = 0.87962566103423978
+
+
+def kernel_start(start: str | float, shape: Sequence[int], groups: int = 1) -> Initializer:
+  """Returns the initialiser of an HWIO kernel.
+
+  Args:
+    start: its rule.
+      fan_out: normal, variance 2 / fan_out, where a depthwise fan_out is its taps alone.
+      glorot: uniform, variance 2 / (fan_in + fan_out).
+      fan_in: normal cut at two deviations, variance 1 / fan_in.
+      a number: normal of that standard deviation.
+    groups: of the convolution. In `glorot` and `fan_in` a depthwise kernel's fan_in is its taps
+      times all channels, as Keras counts, where PyTorch has its taps alone.
+  Raises: ValueError for another rule.
+
+  >>> kernel_start("fan_out", (3, 3, 1, 8), 8) == Normal(math.sqrt(2 / 9))
+  True
+  """
+  if not isinstance(start, str):
+    return Normal(start)
+  taps, inputs, outputs = shape[0] * shape[1], shape[2], shape[3]
+  if start == "fan_out":
+    return Normal(math.sqrt(2 * groups / (taps * outputs)))
+  fan_in, fan_out = taps * inputs * groups, taps * outputs // groups
+  if start == "glorot":
+    return Uniform(math.sqrt(6 / (fan_in + fan_out)))
+  if start == "fan_in":
+    return Truncated(math.sqrt(1 / fan_in) / _CUT)
+  raise ValueError(f"start={start!r} is none of 'fan_out', 'glorot', 'fan_in' and a number.")
 
 
 def _noted(

@@ -80,9 +80,9 @@ class Settings:
 class Conv(nn.Module):
   """Two-dimensional convolution with an HWIO kernel.
 
-  Kernel values start normal with standard deviation sqrt(2 / fan_out), fan_out = taps * channels /
-  groups; a depthwise kernel's fan_out is its taps alone; unless `settings.kernel_std` is given.
-  Source: Tan and Le 2019, official code.
+  start: how kernel values begin, see `initialize.kernel_start`; the default is that of Tan and Le
+  2019, official code; not used if `settings.kernel_std` is given. bias_start: first value of the
+  bias, where there is one.
   """
 
   channels: int
@@ -92,16 +92,17 @@ class Conv(nn.Module):
   groups: int = 1
   bias: bool = False
   settings: Settings = Settings()
+  start: str | float = "fan_out"
+  bias_start: float = 0.0
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "b h w c"], gate: Float[Array, "b 1 1 c"] | None = None
   ) -> Float[Array, "b h2 w2 o"]:
     """Returns the convolved `x`, times `gate` if there is one, in the compute dtype."""
-    taps = self.kernel * self.kernel
-    std = math.sqrt(2 * self.groups / (taps * self.channels))
     shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.channels)
-    initializer = self.settings.kernel(initialize.Normal(std))
+    usual = initialize.kernel_start(self.start, shape, self.groups)
+    initializer = self.settings.kernel(usual)
     kernel = initialize.parameter(self, "kernel", initializer, shape)
     dtype = self.settings.dtype
     x, kernel = x.astype(dtype), kernel.astype(dtype)
@@ -119,7 +120,8 @@ class Conv(nn.Module):
         plain=self.settings.plain,
       )
     if self.bias:
-      shift = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.channels,))
+      first = initialize.Constant(self.bias_start)
+      shift = initialize.parameter(self, "bias", first, (self.channels,))
       y = y + shift.astype(dtype)
     return y
 
@@ -358,11 +360,13 @@ def main_name(leaf: str) -> str:
 
 
 class ConvNorm(nn.Module):
-  """Convolution without bias, batch norm, activation.
+  """Convolution, batch norm, activation.
 
   kernel: taps, or those of each part of a `SplitConv`, which is depthwise if `groups` is not 1.
   groups: 1, or the number of channels. partition, dilated: of `SplitConv`. scale: of the norm.
-  normalised: False leaves the norm out.
+  normalised: False leaves the norm out. rate: pixels between the taps of a single kernel.
+  bias: of the convolution, superfluous before a norm, but some weight sets have it. start: of
+  `Conv`, for a single kernel.
   """
 
   channels: int
@@ -375,6 +379,9 @@ class ConvNorm(nn.Module):
   dilated: bool = False
   scale: float = 1.0
   normalised: bool = True
+  rate: int = 1
+  bias: bool = False
+  start: str | float = "fan_out"
 
   @nn.compact
   def __call__(
@@ -394,12 +401,16 @@ class ConvNorm(nn.Module):
         self.channels,
         taps,
         self.stride,
-        dilation,
+        dilation * self.rate if taps > 1 else 1,
         groups=self.groups,
+        bias=self.bias,
         settings=self.settings,
+        start=self.start,
         name="conv",
       )
     else:
+      if self.rate > 1:
+        raise ValueError(f"rate={self.rate}: a convolution in parts has no rate.")
       convolve = SplitConv(
         self.channels,
         kernels,

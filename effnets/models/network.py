@@ -191,19 +191,30 @@ class Network(nn.Module):
     ends["features"] = x
     return ends
 
-  def features(
+  def level_ends(self) -> dict[int, str]:
+    """Returns the last end point of every level l, whose features are 2**l-fold smaller.
+
+    >>> from effnets import models
+    >>> models.create("efficientnet_b0").level_ends()
+    {1: 'block_0', 2: 'block_2', 3: 'block_4', 4: 'block_10', 5: 'block_15'}
+    """
+    stride = self.stem_stride
+    ends = {stride.bit_length() - 1: "stem"}
+    stride *= 2 if self.stem_pool else 1
+    for index, row in enumerate(blocks.unroll(self.rows)):
+      stride *= row.stride
+      ends[stride.bit_length() - 1] = f"block_{index}"
+    return ends
+
+  def maps(
     self,
     images: Float[Array, "b h w 3"],
     *,
     train: bool = False,
     keys: _Keys = None,
     inner: bool = False,
-  ) -> dict[str, Float[Array, "b *s c"]]:
-    """Returns the end points of `backbone`, and those behind it.
-
-    `tail` and `head_1x1`, where there are such; `pooled_features` (b c, float32); `hidden` (b c),
-    where there is a hidden layer. Dropout comes after them.
-    """
+  ) -> dict[str, Float[Array, "b h2 w2 c"]]:
+    """Returns the end points of `backbone`; `tail` and `head_1x1`, where there are such."""
     ends = self.backbone(images, train=train, keys=keys, inner=inner)
     last, fixed = ends["features"], self.frozen_blocks < 0
     if self.tail:
@@ -212,6 +223,23 @@ class Network(nn.Module):
       last = ends["tail"] = activate(last) if normed is None else normed
     for layer in self.head_layers:
       last = ends["head_1x1"] = layer(last, train and not fixed)
+    return ends
+
+  def features(
+    self,
+    images: Float[Array, "b h w 3"],
+    *,
+    train: bool = False,
+    keys: _Keys = None,
+    inner: bool = False,
+  ) -> dict[str, Float[Array, "b *s c"]]:
+    """Returns the end points of `maps`, and those behind them.
+
+    `pooled_features` (b c, float32); `hidden` (b c), where there is a hidden layer. Dropout comes
+    after them.
+    """
+    ends = dict(self.maps(images, train=train, keys=keys, inner=inner))
+    last, fixed = next(reversed(ends.values())), self.frozen_blocks < 0
     ends["pooled_features"] = last.mean((1, 2), dtype=jnp.float32)
     if self.hidden:
       y = self.hidden_layer(ends["pooled_features"][:, None, None])

@@ -17,7 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """What is known of a registered model, with 1,000 classes unless a paper had others.
+  """What is known of a registered model, with the classes of its paper.
 
   build: makes the module from `num_classes` and overrides, all keyword arguments.
   paper: arXiv number of the publication, or None for the project's own.
@@ -26,6 +26,8 @@ class Entry:
   dropout_rate, drop_path_rate: the model's own defaults.
   params: trainable parameters, exact. madds: multiply-adds of convolutions and dense layers.
   paper_params, paper_madds, paper_top1, paper_top5: as printed there (accuracies in percent).
+  num_classes: of the published network. task: `classification`, `detection` or `segmentation`.
+  paper_ap: COCO box AP as printed there, in percent; paper_miou: mean IoU, in percent.
   """
 
   name: str
@@ -44,6 +46,10 @@ class Entry:
   paper_madds: float | None = None
   paper_top1: float | None = None
   paper_top5: float | None = None
+  num_classes: int = 1000
+  task: str = "classification"
+  paper_ap: float | None = None
+  paper_miou: float | None = None
 
   @property
   def crop_fraction(self) -> float:
@@ -75,13 +81,16 @@ def natural(name: str) -> list[tuple[int, str]]:
   return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
   """Returns the names that match the glob `pattern`, b2 before b10.
+
+  task: of `Entry`; None for all.
 
   >>> list_models("efficientnet_b[0-2]")
   ['efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2']
   """
-  return sorted(fnmatch.filter(_ENTRIES, pattern), key=natural)
+  found = sorted(fnmatch.filter(_ENTRIES, pattern), key=natural)
+  return [name for name in found if task in (None, _ENTRIES[name].task)]
 
 
 def entry(name: str) -> Entry:
@@ -103,14 +112,16 @@ def _same_kind(key: str, value: Any, default: Any) -> bool:
   return isinstance(value, int | float if isinstance(default, float) else type(default))
 
 
-def create(name: str, num_classes: int = 1000, **overrides: Any) -> nn.Module:
+def create(name: str, num_classes: int | None = None, **overrides: Any) -> nn.Module:
   """Returns the module of the model `name`.
 
-  Args: overrides: any of `entry(name).settings()`.
+  Args: num_classes: None for the paper's. overrides: any of `entry(name).settings()`.
   Raises: UserError for an unknown name or override, or an impossible value, naming the config key.
   """
   found = entry(name)
-  settings = {**found.settings(), "num_classes": 1000}
+  if num_classes is None:
+    num_classes = found.num_classes
+  settings = {**found.settings(), "num_classes": found.num_classes}
   for key, value in {**overrides, "num_classes": num_classes}.items():
     if key not in settings:
       close = errors.nearest(key, settings)

@@ -149,7 +149,7 @@ class Detection:
 
   A batch has `image`; `boxes` (b, m, 4), y0 x0 y1 x1 in its pixels; `classes` (b, m), -1 where
   there is no object; `size` (b, 2), height and width of what is not padding; and to predict,
-  `scale` (b,), pixels of the picture it came from per pixel.
+  `scale` (b, 2), pixels down and across for each of the picture it came from.
 
   module: see `models.detector`. placement: of the step that calls `loss`. image_size: height and
   width. num_classes: of the data. mean, std: of the model's input, per channel, in [0, 255].
@@ -255,13 +255,13 @@ class Detection:
     return jnp.where(inside[..., None], normal, 0)
 
   def predict(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
-    """Returns `boxes` (b, k, 4) in pixels of the original, `scores`, `classes` (-1: padding)."""
+    """Returns `boxes` (b, k, 4) in pixels of the picture, `scores`, `classes` (-1: padding)."""
     images = self.placement.split_images(self._inputs(batch["image"], batch["size"]))
     logits, codes = self.module.apply(variables, images, train=False)
     found = self.placement.per_example(self.detections)(
       flat(logits, self.module.num_classes), flat(codes, 4)
     )
-    boxes = found.boxes * batch["scale"][:, None, None]
+    boxes = found.boxes / jnp.tile(batch["scale"], 2)[:, None]
     return {"boxes": boxes, "scores": found.scores, "classes": found.classes}
 
   def detections(

@@ -72,7 +72,7 @@ def _counter(name: str) -> bool:
   return name.endswith("num_batches_tracked")
 
 
-def _arrays(name: str, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def read_arrays(name: str, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """Returns the tensors as arrays, without step counters and the prefix of a parallel wrapper."""
   if not isinstance(state_dict, Mapping) or not state_dict:
     raise errors.UserError(
@@ -97,7 +97,8 @@ def _arrays(name: str, state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
   return arrays
 
 
-def _shapes(module: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
+def leaf_shapes(module: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
+  """Returns the shape of every leaf of a module's variables, by its path."""
   found: dict[tuple[str, ...], tuple[int, ...]] = {}
 
   def visit(tree: Mapping[str, Any], *path: str) -> None:
@@ -111,13 +112,15 @@ def _shapes(module: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
   return found
 
 
-def _get(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
+def get(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
+  """Returns the leaf at `path` of nested dictionaries."""
   for name in path:
     tree = tree[name]
   return tree
 
 
-def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+  """Sets the leaf at `path` of nested dictionaries."""
   for name in path[:-1]:
     tree = tree.setdefault(name, {})
   tree[path[-1]] = value
@@ -229,7 +232,7 @@ def _import(
       "asked for; replace_head=True drops it for a new one, num_classes=None keeps it."
     )
   module = architecture.create(given or classes)
-  leaves = _shapes(module)
+  leaves = leaf_shapes(module)
   shapes = {t.name: t.theirs(leaves[t.path]) for t in needed}
   _check(entry, arrays, shapes)
 
@@ -242,13 +245,13 @@ def _import(
   variables: dict[str, Any] = {}
   for tensor in needed:
     if tensor.name in replaced or tensor.name not in arrays:
-      value = _get(initial, tensor.path)
+      value = get(initial, tensor.path)
     else:
       value = tensor.to_ours(arrays[tensor.name])
-    _put(variables, tensor.path, value)
+    put(variables, tensor.path, value)
   for tensor in _tensors(architecture, module):
     if tensor.name in architecture.absent:
-      _put(variables, tensor.path, np.zeros(leaves[tensor.path], np.float32))
+      put(variables, tensor.path, np.zeros(leaves[tensor.path], np.float32))
   report = Report(
     name=entry.name,
     loaded=len(shapes) - len(missing) - len(replaced.difference(missing)),
@@ -303,7 +306,7 @@ def from_timm(
     or other classes without `replace_head`.
   """
   entry = _found(name, official=False)
-  arrays = _arrays(entry.name, state_dict)
+  arrays = read_arrays(entry.name, state_dict)
   return _import(entry, arrays, num_classes=num_classes, replace_head=replace_head, seed=seed)
 
 
@@ -332,7 +335,7 @@ def from_tensorflow(
     arrays = {plain: arrays[given] for plain, given in tensorflow.select(arrays).items()}
   return _import(
     entry,
-    _arrays(entry.name, arrays),
+    read_arrays(entry.name, arrays),
     num_classes=num_classes,
     replace_head=replace_head,
     seed=seed,
@@ -358,14 +361,14 @@ def to_timm(module: nn.Module | str, variables: Mapping[str, Any]) -> dict[str, 
         f"variables have no params/classifier/bias, so they are none of {module!r}."
       ) from error
     module = architecture.create(classes)
-  leaves, state_dict, wrong, used = _shapes(module), {}, [], set()
+  leaves, state_dict, wrong, used = leaf_shapes(module), {}, [], set()
   for tensor in layout.tensors(module):
     if tensor.kind == "counter":
       state_dict[tensor.name] = np.zeros((), np.int64)
       continue
     used.add(tensor.path)
     try:
-      value = _get(variables, tensor.path)
+      value = get(variables, tensor.path)
       shape = tuple(np.shape(value))
     except (KeyError, TypeError):
       shape = None

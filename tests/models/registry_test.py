@@ -8,8 +8,17 @@ from effnets import errors, models
 from effnets.models import counting, registry
 
 
+def test_names_of_a_task():
+  assert "efficientdet_d0" in models.list_models(task="detection")
+  assert not set(models.list_models(task="detection")) & set(
+    models.list_models(task="classification")
+  )
+  assert models.create("efficientdet_tiny").num_classes == 10
+  assert models.create("efficientnet_tiny").num_classes == 1000
+
+
 def test_names_sort_naturally():
-  names = models.list_models("efficientnet_[bl]*")
+  names = models.list_models("efficientnet_[bl][0-9]*")
   assert names == [f"efficientnet_{n}" for n in "b0 b1 b2 b3 b4 b5 b6 b7 b8 l0 l1 l2".split()]
   build = models.entry("efficientnet_b0").build
   fields = {"build": build, "paper": None, "image_size": 8, "params": 0, "madds": 0}
@@ -27,7 +36,7 @@ def test_names_sort_naturally():
 def test_entry_agrees_with_its_module(name):
   # With auxiliary norms, which the published network is without.
   entry, module = models.entry(name), models.create(name, norm_sets=2)
-  assert (entry.name, module.num_classes) == (name, 1000)
+  assert (entry.name, module.num_classes) == (name, entry.num_classes)
   for key in ("image_size", "dropout_rate", "drop_path_rate"):
     assert getattr(entry, key) == getattr(module, key)
   count = models.count(module)
@@ -38,9 +47,9 @@ def test_entry_agrees_with_its_module(name):
   assert count.madds == pytest.approx(entry.madds, rel=1e-3)
   assert entry.settings()["image_size"] == entry.image_size
   # Other papers count otherwise; their figures are shown, not tested.
-  if entry.paper_params is not None and name.startswith("efficientnet"):
+  if entry.paper_params is not None and name.startswith(("efficientnet", "efficientdet")):
     assert entry.params == pytest.approx(entry.paper_params, rel=0.03)
-  assert entry.mean == (0.5, 0.5, 0.5) or entry.mean == registry.IMAGENET_MEAN
+  assert entry.mean in ((0.5, 0.5, 0.5), (127 / 255,) * 3, registry.IMAGENET_MEAN)
 
 
 @pytest.mark.parametrize(

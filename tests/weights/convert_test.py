@@ -13,7 +13,7 @@ NAME = "mobilenetv3_small_050"
 def _state_dict(base, classes=1000, tensor=recipe.tensor):
   """Returns a state dict of `base` without step counters."""
   module = catalog.architectures()[base].create(classes)
-  shapes = convert._shapes(module)
+  shapes = convert.leaf_shapes(module)
   return {
     t.name: tensor(t.name, t.theirs(shapes[t.path]))
     for t in layout.tensors(module)

@@ -73,7 +73,7 @@ def test_outputs_and_round_trip(name, plain):
 def test_every_architecture(base):
   told, architecture = TIMM[base], catalog.architectures()[base]
   module = architecture.create(1000)
-  shapes = convert._shapes(module)
+  shapes = convert.leaf_shapes(module)
   names = [
     [tensor.name, [] if tensor.kind == "counter" else list(tensor.theirs(shapes[tensor.path]))]
     for tensor in layout.tensors(module)

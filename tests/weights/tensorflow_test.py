@@ -94,7 +94,7 @@ def test_every_leaf_has_one_variable(base):
   module = architecture.create(10)
   found = tensorflow.tensors(module, architecture.scope)
   assert len({tensor.name for tensor in found}) == len(found) == (_TENSORS[base] or len(found))
-  assert {tensor.path for tensor in found} == set(convert._shapes(module))
+  assert {tensor.path for tensor in found} == set(convert.leaf_shapes(module))
   # A checkpoint that has the official names is taken as it is.
   names = [tensor.name for tensor in found]
   assert tensorflow.rename(names, found) == dict(zip(names, names, strict=True))
@@ -142,7 +142,7 @@ def arrays():
   """MnasNet-small's variables, without moving averages."""
   architecture = catalog.architectures()["mnasnet-small"]
   module = architecture.create(1000)
-  shapes = convert._shapes(module)
+  shapes = convert.leaf_shapes(module)
   return {
     t.name: recipe.tensor(t.name, t.theirs(shapes[t.path]))
     for t in tensorflow.tensors(module, architecture.scope)

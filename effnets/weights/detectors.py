@@ -1,0 +1,348 @@
+"""Weight sets of detectors: the peer `effdet`'s, and the official TensorFlow ones.
+
+`tf_` marks Google's own weights: TensorFlow's padding everywhere, biases before norms. Those
+without were trained in PyTorch: symmetric padding and no such biases, except from d4 on, whose
+pyramid and heads are as Google's; their bodies have PyTorch's epsilon, the rest TensorFlow's.
+Source: rwightman/efficientdet-pytorch, model configurations of version 0.4; google/automl.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from effnets import errors, models
+from effnets.models import detector
+from effnets.weights import catalog, convert, detector_layout, tensorflow
+from effnets.weights.tensor import Tensor
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing(catalog.Preprocessing):
+  """How a picture is prepared for a detector: as large as fits, above and left, the rest filled.
+
+  resize: `pad`. fill: colour of the rest, in [0, 1], red green blue; None for `mean`, which is 0
+  when normalised.
+  """
+
+  crop_fraction: float = 1.0
+  interpolation: str = "bilinear"
+  resize: str = "pad"
+  fill: tuple[float, float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSet:
+  """A detector as its source builds it.
+
+  model: our name of it. settings: of `models.create`. moments: mean and deviation of pixels in
+  [0, 1]. dark: whether pictures are padded with black instead of their mean. level_first: whether
+  norms of heads are numbered by level, then repeat. scope: of the body in TensorFlow's names; ""
+  for effdet's.
+  """
+
+  name: str
+  model: str
+  settings: Mapping[str, Any]
+  moments: tuple = _IMAGENET
+  dark: bool = False
+  level_first: bool = False
+  scope: str = ""
+
+  def create(self, num_classes: int | None = None, **overrides: Any) -> detector.Detector:
+    """Returns the module; overrides: further settings."""
+    return models.create(self.model, num_classes, **{**self.settings, **overrides})
+
+  def preprocessing(self, image_size: int) -> Preprocessing:
+    """Returns how pictures are prepared for evaluation."""
+    mean, std = self.moments
+    fill = (0.0, 0.0, 0.0) if self.dark else None
+    return Preprocessing(image_size, mean=mean, std=std, fill=fill)
+
+  def tensors(
+    self, module: detector.Detector, have: Mapping[tuple[str, ...], Any]
+  ) -> tuple[Tensor, ...]:
+    """Returns every tensor that the source has. Args: have: the module's leaves by path."""
+    if self.scope:
+      return detector_layout.official(module, have, self.scope)
+    return detector_layout.effdet(module, have, level_first=self.level_first)
+
+
+def _scope(size: str) -> str:
+  """Returns the variable scope of an official detector's body.
+
+  >>> _scope("d0"), _scope("d7"), _scope("d7x"), _scope("lite3x")
+  ('efficientnet-b0', 'efficientnet-b6', 'efficientnet-b7', 'efficientnet-lite3')
+  """
+  if size.startswith("lite"):
+    return f"efficientnet-{size.removesuffix('x')}"
+  return "efficientnet-" + {"d7": "b6", "d7x": "b7"}.get(size, size.replace("d", "b"))
+
+
+_SETS: dict[str, WeightSet] = {}
+
+
+def _add(name: str, model: str, *, settings: Mapping[str, Any], **fields: Any) -> None:
+  _SETS[name] = WeightSet(name, model, {"aspects": "rounded", **settings}, **fields)
+
+
+_BODY = {"backbone_padding": "SYMMETRIC", "backbone_epsilon": 1e-5, "backbone_momentum": 0.9}
+_PEER = {**_BODY, "padding": "SYMMETRIC", "bias": False}
+
+for _size in ("d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d7x"):
+  _add(f"tf_efficientdet_{_size}", f"efficientdet_{_size}", settings={})
+  if _size <= "d5":
+    _add(
+      f"tf_efficientdet_{_size}_ap", f"efficientdet_{_size}", settings={}, moments=_HALF, dark=True
+    )
+    _own = _PEER if _size < "d4" else _BODY
+    _add(f"efficientdet_{_size}", f"efficientdet_{_size}", settings=_own)
+  # Of the official ones the releases with exact ratios are meant; `aspects` changes it.
+  _name = f"efficientdet-{_size}"
+  _add(_name, f"efficientdet_{_size}", settings={"aspects": "exact"}, scope=_scope(_size))
+for _size in ("lite0", "lite1", "lite2", "lite3", "lite3x", "lite4"):
+  _add(f"tf_efficientdet_{_size}", f"efficientdet_{_size}", settings={}, moments=_HALF)
+  _add(
+    f"efficientdet-{_size}",
+    f"efficientdet_{_size}",
+    settings={"aspects": "exact"},
+    moments=((127 / 255,) * 3, (128 / 255,) * 3),
+    scope=_scope(_size),
+  )
+_add(
+  "efficientdet_lite0",
+  "efficientdet_lite0",
+  # The peer's own is larger than Google's, weighs its fusions and keeps TensorFlow's padding.
+  settings={**_BODY, "bias": False, "image_size": 384, "fusion": "fast", "anchor_scale": 4.0},
+  level_first=True,
+)
+for _name, _size, _cells, _first in (("q0", "d0", 3, True), ("q2", "d2", 4, True)):
+  _add(
+    f"efficientdet_{_name}",
+    f"efficientdet_{_size}",
+    settings={**_PEER, "pyramid": "qufpn", "repeats": _cells},
+    level_first=_first,
+  )
+for _name, _like in (("m", "d0"), ("l", "d1")):
+  _add(
+    f"mixdet_{_name}",
+    f"efficientdet_{_like}",
+    settings={**_PEER, "aspects": "exact", "backbone": f"mixnet_{_name}"},
+    level_first=True,
+  )
+_add(
+  "resdet50",
+  "efficientdet_d1",
+  settings={**_PEER, "backbone": "resnet50", "activation": "relu", "separable": False},
+)
+
+
+def list_detectors() -> list[str]:
+  """Returns every name, effdet's and the official ones (with hyphens)."""
+  return sorted(_SETS)
+
+
+def find(name: str) -> WeightSet:
+  """Returns what `name` stands for. Raises: UserError for an unknown one, with the nearest."""
+  spelled = name.removeprefix("effdet/")
+  if spelled not in _SETS:
+    raise errors.unknown("weights name", name, "a detector's weight set", _SETS)
+  return _SETS[spelled]
+
+
+def _classes(
+  entry: WeightSet, arrays: Mapping[str, np.ndarray], needed: tuple[Tensor, ...]
+) -> int | None:
+  """Returns the classes of a checkpoint's class prediction, None if it has none."""
+  module = entry.create()
+  bias = next(
+    t for t in needed if t.path[1:3] == ("class_head", "predict") and t.path[-1] == "bias"
+  )
+  if bias.name not in arrays:
+    return None
+  count, rest = divmod(arrays[bias.name].size, module.anchor_grid.counts()[0])
+  if rest:
+    raise errors.UserError(
+      f"weights {entry.name!r}: {bias.name} has {arrays[bias.name].size} values, which are not "
+      f"those of {module.anchor_grid.counts()[0]} anchors."
+    )
+  return count
+
+
+def _taken(
+  tensors: tuple[Tensor, ...],
+  arrays: Mapping[str, np.ndarray],
+  leaves: Mapping[tuple[str, ...], tuple[int, ...]],
+) -> tuple[dict[tuple[str, ...], np.ndarray], list[str]]:
+  """Returns values by path, and what is wrong with the shapes of others."""
+  values, wrong = {}, []
+  for tensor in tensors:
+    if tensor.name not in arrays:
+      continue
+    value = arrays[tensor.name]
+    if tensor.kind == "scalar":
+      if value.size == 1:
+        values[tensor.path] = value.reshape(())
+      else:
+        wrong.append(f"{tensor.name} has shape {value.shape}, needed is one number")
+      continue
+    shape = tensor.theirs(leaves[tensor.path])
+    if value.shape != shape:
+      wrong.append(f"{tensor.name} has shape {value.shape}, needed is {shape}")
+    else:
+      values[tensor.path] = tensor.to_ours(value)
+  return values, wrong
+
+
+# Tracing a detector takes longer than everything else here; a few are asked for repeatedly.
+_leaves = functools.lru_cache(maxsize=4)(convert.leaf_shapes)
+
+
+def _import(
+  name: str,
+  arrays: Mapping[str, np.ndarray],
+  *,
+  image_size: int | None,
+  num_classes: int | None,
+  replace_head: bool,
+  seed: int,
+) -> convert.Imported:
+  entry = find(name)
+  module = entry.create()
+  leaves = _leaves(module)
+  tensors = entry.tensors(module, leaves)
+  if entry.scope:
+    renamed = tensorflow.rename(arrays, [t for t in tensors if t.name.startswith(entry.scope)])
+    arrays = {renamed.get(key, key): value for key, value in arrays.items()}
+  given = _classes(entry, arrays, tensors)
+  classes = num_classes or given or module.num_classes
+  if given not in (None, classes) and not replace_head:
+    raise errors.UserError(
+      f"weights {entry.name!r}: their class prediction has {given} classes, "
+      f"num_classes={classes} was asked for; replace_head=True drops it for a new one, "
+      "num_classes=None keeps it."
+    )
+  size = {} if image_size is None else {"image_size": image_size}
+  module = entry.create(given or classes, **size)
+  leaves = _leaves(module)
+  values, wrong = _taken(tensors, arrays, leaves)
+  known = [tensor.name for tensor in tensors]
+  common = sum(key in arrays for key in known)
+  if common - len(wrong) < len(known) / 2:
+    raise errors.UserError(
+      f"weights {entry.name!r}: these are the tensors of another network: {common - len(wrong)} of "
+      f"the {len(known)} tensors needed are in it, and it has {len(arrays)}, such as "
+      f"{', '.join(list(arrays)[:4])}."
+    )
+  if wrong:
+    raise errors.UserError(f"weights {entry.name!r}: {'; '.join(wrong[:4])}.")
+  replaced: set[str] = set()
+  if given not in (None, classes):
+    module = entry.create(classes, **size)
+    leaves = _leaves(module)
+    replaced = {t.name for t in tensors if t.path[1:3] == ("class_head", "predict")}
+    values = {path: v for path, v in values.items() if path[1:3] != ("class_head", "predict")}
+  missing = tuple(key for key in known if key not in arrays)
+  initial = models.init(module, seed, image_size=_SMALL) if missing or replaced else {}
+  variables: dict[str, Any] = {}
+  for path, shape in leaves.items():
+    if path in values:
+      value = values[path]
+    elif (*path, "0") in values:  # numbers that stand alone there
+      value = np.stack([values[*path, str(i)] for i in range(shape[0])])
+    else:
+      value = convert.get(initial, path)
+    convert.put(variables, path, np.asarray(value, np.float32))
+  report = convert.Report(
+    name=entry.name,
+    loaded=len(known) - len(missing) - len(replaced.difference(missing)),
+    missing=missing,
+    leftover=tuple(key for key in arrays if key not in set(known)),
+    replaced=tuple(key for key in known if key in replaced and key in arrays),
+  )
+  if not report.complete:
+    logging.warning("%s", report)
+  return convert.Imported(module, variables, entry.preprocessing(module.image_size), report)
+
+
+# Shapes of parameters do not depend on it.
+_SMALL = 128
+
+
+def from_effdet(
+  name: str,
+  state_dict: Mapping[str, Any],
+  image_size: int | None = None,
+  *,
+  num_classes: int | None = None,
+  replace_head: bool = False,
+  seed: int = 0,
+) -> convert.Imported:
+  """Returns a weight set of effdet as a detector of ours and its variables.
+
+  Args:
+    name: as effdet spells it: `tf_efficientdet_d0`, `efficientdet_d1`, `tf_efficientdet_lite0`.
+    state_dict: tensors by name, of NumPy, JAX or PyTorch.
+    image_size: pixels, height and width, that the module shall be for; None for the set's own.
+    num_classes: that the module should have; None for those of the state dict.
+    replace_head: whether a class prediction with other classes may be dropped for a new one.
+    seed: of the values of a new class prediction, and of missing tensors.
+  Raises:
+    UserError for an unknown name, the state dict of another network, a tensor of the wrong shape,
+    or other classes without `replace_head`.
+  """
+  if find(name).scope:
+    raise errors.UserError(
+      f"weights name={name!r} is an official one; `weights.from_automl` takes it."
+    )
+  arrays = convert.read_arrays(name, state_dict)
+  arrays = {key.removeprefix("model."): value for key, value in arrays.items()}
+  # Anchors are a buffer of its training and prediction wrappers.
+  arrays = {key: value for key, value in arrays.items() if not key.startswith("anchor")}
+  return _import(
+    name,
+    arrays,
+    image_size=image_size,
+    num_classes=num_classes,
+    replace_head=replace_head,
+    seed=seed,
+  )
+
+
+def from_automl(
+  name: str,
+  arrays: Mapping[str, Any],
+  image_size: int | None = None,
+  *,
+  num_classes: int | None = None,
+  replace_head: bool = False,
+  seed: int = 0,
+) -> convert.Imported:
+  """Returns an official EfficientDet checkpoint as a detector of ours and its variables.
+
+  The moving average of a variable is taken where there is one; optimizer slots and step counters
+  are left out.
+
+  Args:
+    name: as its archive: `efficientdet-d0`, `efficientdet-lite3x`.
+    arrays: the checkpoint's variables by name (see `files.Checkpoint`). Others: see `from_effdet`.
+  Raises: UserError as `from_effdet`.
+  """
+  if not find(name).scope:
+    raise errors.UserError(f"weights name={name!r} is effdet's; `weights.from_effdet` takes it.")
+  if isinstance(arrays, Mapping):
+    arrays = {plain: arrays[given] for plain, given in tensorflow.select(arrays).items()}
+  return _import(
+    name,
+    convert.read_arrays(name, arrays),
+    image_size=image_size,
+    num_classes=num_classes,
+    replace_head=replace_head,
+    seed=seed,
+  )
