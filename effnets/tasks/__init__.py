@@ -5,3 +5,4 @@ from effnets.tasks.base import Aux as Aux
 from effnets.tasks.base import Task as Task
 from effnets.tasks.registry import create as create
 from effnets.tasks.registry import policy as policy
+from effnets.tasks.registry import transform as transform

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import ml_collections
 
 from effnets import augment, errors, models, ops, parallel
-from effnets.tasks import adversarial, base, classification, learned_operations
+from effnets.ops import nms
+from effnets.tasks import (
+  adversarial,
+  base,
+  classification,
+  detection,
+  learned_operations,
+  scenes,
+)
 
 
 def create(
@@ -222,8 +230,88 @@ def _learned_operations(
   )
 
 
+def _detection(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> detection.Detection:
+  recipe = _fields(detection.Recipe, config.task.to_dict(), "config.task", but=("name",))
+  if "detections" not in config:
+    raise errors.UserError(
+      "config.detections is missing, which config.task.name='detection' needs; start from "
+      "configs/efficientdet.py."
+    )
+  kept = config.detections.to_dict()
+  candidates = kept.pop("candidates", 0)
+  if not isinstance(candidates, int) or candidates < 0:
+    raise errors.UserError(
+      f"config.detections.candidates={candidates!r} should be a whole number, 0 for all."
+    )
+  with errors.context("config.detections"):
+    rule = _fields(nms.Rule, kept, "config.detections")
+  model = config.model.to_dict()
+  name = model.pop("name")
+  entry = models.entry(name)
+  if entry.task != "detection":
+    known = models.list_models(task="detection")
+    raise errors.unknown("config.model.name", name, "a detector", known)
+  module = models.create(
+    name,
+    num_classes=num_classes + recipe.background,
+    group=norm_group(config.batch_norm.group, placement, step_batch),
+    **model,
+  )
+  return detection.Detection(
+    module=module,
+    placement=placement,
+    image_size=scenes.image_size(config),
+    num_classes=num_classes,
+    mean=tuple(config.data.mean) or entry.mean,
+    std=tuple(config.data.std) or entry.std,
+    recipe=recipe,
+    rule=rule,
+    candidates=candidates,
+    policy=box_policy(config),
+    dtype=jnp.dtype(config.model.dtype),
+  )
+
+
+def _fields(kind: Any, settings: dict[str, Any], key: str, but: tuple[str, ...] = ()) -> Any:
+  """Returns the dataclass `kind` made of a config's section. Raises: UserError."""
+  names = [field.name for field in dataclasses.fields(kind)]
+  settings = {name: value for name, value in settings.items() if name not in but}
+  for name in settings:
+    if name not in names:
+      raise errors.unknown(key, name, "a setting", names)
+  return kind(**settings)
+
+
+def box_policy(config: Any) -> Any:
+  """Returns the device-side augmentation of images with boxes, or None. Raises: UserError."""
+  settings = config.augment.to_dict()
+  learned, drawn = settings.get("autoaugment", {}), settings.get("randaugment", {})
+  if learned.get("policy"):
+    if drawn.get("layers"):
+      raise errors.UserError(
+        "config.augment.autoaugment.policy and config.augment.randaugment.layers are both on; "
+        "boxes take one of them."
+      )
+    return augment.detection.AutoAugment(**learned)
+  if drawn.get("layers"):
+    return augment.detection.RandAugment(**drawn)
+  return None
+
+
+def transform(config: Any, *, training: bool) -> Any:
+  """Returns what brings the pictures of a task on scenes to one size; None for other tasks."""
+  reads = _SCENES.get(config.task.name)
+  return reads and scenes.transform(config, training=training, **reads)
+
+
+# Tasks whose pictures keep their boxes, and what they read of them.
+_SCENES = {"detection": {"objects": True, "semantic": False}}
+
 _TASKS = {
   "classification": _classification,
+  "detection": _detection,
   "advprop": _advprop,
   "learned_operations": _learned_operations,
 }

@@ -97,6 +97,9 @@ def evaluation(
 
 def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
   """Returns what brings the pictures of `source` to the model's size, always in the same way."""
+  own = tasks.transform(config, training=False)
+  if own:
+    return own
   size = config.data.image_size
   if source.image_size == size:
     return None
@@ -111,6 +114,9 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
 
 def training_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
   """Returns what brings the pictures of `source` to the model's size in training."""
+  own = tasks.transform(config, training=True)
+  if own:
+    return own
   if config.data.random_crop and source.image_size is None:
     return data.decode.RandomCrop(
       config.data.image_size,

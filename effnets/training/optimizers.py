@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
@@ -29,6 +30,7 @@ _COMMON = {
   "learning_rate_per_examples": None,
   "weight_decay": 0.0,
   "weight_decay_kind": None,
+  "clip_each": None,
   "clip_norm": None,
   "frozen": (),
   "undecayed": (),
@@ -52,6 +54,7 @@ _RANGES = {
   "eps": (lambda v: v >= 0, "a number of at least 0"),
   "trust_coefficient": (lambda v: v > 0, "a positive number"),
   "weight_decay": (lambda v: v >= 0, "a number of at least 0"),
+  "clip_each": (lambda v: v > 0, "a positive number, or None for no clipping"),
   "clip_norm": (lambda v: v > 0, "a positive number, or None for no clipping"),
 }
 
@@ -139,8 +142,8 @@ def create(
 
   Every optimizer has: `weight_decay`; `weight_decay_kind` (`coupled`, by the loss: rmsprop, sgd,
   adam; `decoupled`, here: adamw, lars, lamb; None takes the one that the optimizer has);
-  `clip_norm` (largest global norm of the gradients, those of frozen weights not counted; None for
-  no clipping); `frozen` (path prefixes whose weights get zero updates and no optimizer state);
+  `clip_each` (largest norm of each weight's gradient) and then `clip_norm` (largest global norm of
+  the gradients, those of frozen weights not counted), None for no clipping; `frozen` (path prefixes whose weights get zero updates and no optimizer state);
   `undecayed` (regular expressions: weights whose path one of them finds do not decay) and
   `decay_norms` (whether scales and biases of norms do), see `decay_rule`.
 
@@ -204,12 +207,21 @@ def create(
     )
   if clip is not None:
     core = optax.chain(optax.clip_by_global_norm(clip), core)
+  if values["clip_each"] is not None:
+    core = optax.chain(_clip_each(values["clip_each"]), core)
   if not values["frozen"]:
     return core
   return optax.partition(
     {"trained": core, "frozen": optax.set_to_zero()},
     lambda params: _labels(params, values["frozen"], key),
   )
+
+
+def _clip_each(most: float) -> optax.GradientTransformation:
+  def clip(gradient):
+    return gradient * jnp.minimum(1.0, most / jnp.maximum(jnp.linalg.norm(gradient), 1e-30))
+
+  return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
 def _labels(params, prefixes, key):

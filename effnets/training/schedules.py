@@ -24,11 +24,11 @@ UNITS = ("steps", "epochs", "examples", "percent")
 _SLACK = 1e-6
 
 # Every field of a schedule's config beside `name`, with its default. `None` is "not given".
-_COMMON = {"warmup": None, "total": None, "decay_after_warmup": False}
+_COMMON = {"warmup": None, "total": None, "decay_after_warmup": False, "warmup_start": 0.0}
 _FIELDS = {
   "constant": {},
   "exponential": {"decay": None, "decay_rate": 0.97, "staircase": True, "final_fraction": None},
-  "cosine": {"decay": None, "final_fraction": 0.0},
+  "cosine": {"decay": None, "final_fraction": 0.0, "clamp": True},
   "polynomial": {"decay": None, "final_fraction": 0.0, "power": 2.0},
   "step": {"boundaries": None, "factor": 0.1},
 }
@@ -137,8 +137,8 @@ def create(
 ) -> Schedule:
   """Returns the schedule named `config.name`: step (int32 scalar or int) -> rate (float32 scalar).
 
-  All warm up linearly from 0: rate = peak * step / warmup_steps while step < warmup_steps. The
-  decay counts from step 0, warm-up included (the sheet's trap 7), unless `decay_after_warmup`.
+  All warm up linearly from `warmup_start`, a fraction s of the peak (default 0): rate = peak *
+  (s + (1 - s) * step / warmup_steps) while step < warmup_steps. The decay counts from step 0, warm-up included (the sheet's trap 7), unless `decay_after_warmup`.
   With `t` steps counted so, `T` the duration `decay` (default: to the end) and `f` =
   `final_fraction` of the peak:
 
@@ -146,7 +146,8 @@ def create(
   - `exponential`: peak * decay_rate ** floor(t / T); `staircase=False` leaves out the floor.
     Instead of `decay`, `final_fraction` may say what the rate is one warm-up's length before the
     end; T follows from it, as in the SVHN recipe.
-  - `cosine`: peak * (f + (1 - f) * (1 + cos(pi * min(t / T, 1))) / 2).
+  - `cosine`: peak * (f + (1 - f) * (1 + cos(pi * min(t / T, 1))) / 2); `clamp=False` leaves out
+    the minimum, so that the rate rises again after T, as EfficientDet's does.
   - `polynomial`: peak * (f + (1 - f) * (1 - min(t / T, 1)) ** power).
   - `step`: peak * factor ** (number of `boundaries` that t has reached).
 
@@ -207,15 +208,15 @@ def create(
     decay = _staircase(peak, boundaries, values["factor"])
   else:
     length = steps(config, "decay", default=max(total_steps - start, 1), **context)
-    decay = _to_fraction(
-      peak, max(length, 1), values["final_fraction"], None if name == "cosine" else values["power"]
-    )
+    power, clamp = (None, values["clamp"]) if name == "cosine" else (values["power"], True)
+    decay = _to_fraction(peak, max(length, 1), values["final_fraction"], power, clamp)
 
   def schedule(step):
     step = jnp.asarray(step, jnp.int32) + skipped
     rate = decay(jnp.maximum(step - start, 0))
     if warmup:
-      ramp = step.astype(jnp.float32) * jnp.float32(peak / warmup)
+      first = values["warmup_start"]
+      ramp = peak * first + step.astype(jnp.float32) * jnp.float32(peak * (1 - first) / warmup)
       rate = jnp.where(step < warmup, ramp, rate)
     return rate.astype(jnp.float32)
 
@@ -247,6 +248,7 @@ def _read(config, name, key):
     "factor": (lambda v: 0 < v, "positive"),
     "power": (lambda v: v > 0, "positive"),
     "final_fraction": (lambda v: 0 <= v <= 1, "in [0, 1]"),
+    "warmup_start": (lambda v: 0 <= v <= 1, "in [0, 1]"),
   }
   for field, (valid, words) in ranges.items():
     value = values.get(field)
@@ -302,9 +304,10 @@ def _smooth_exponential(peak, interval, rate):
   return lambda step: jnp.float32(peak) * jnp.exp(slope * step.astype(jnp.float32))
 
 
-def _to_fraction(peak, length, fraction, power):
+def _to_fraction(peak, length, fraction, power, clamp):
   def decay(step):
-    progress = jnp.minimum(step, length).astype(jnp.float32) / jnp.float32(length)
+    counted = jnp.minimum(step, length) if clamp else step
+    progress = counted.astype(jnp.float32) / jnp.float32(length)
     if power is None:
       shape = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
     else:

@@ -138,6 +138,15 @@ def test_clipping_is_of_the_global_norm():
   check(params, jax.tree.map(lambda v, g: v - g * 0.2 / norm, PARAMS, GRADS))
 
 
+def test_clipping_of_each_gradient_comes_before_that_of_all():
+  plain = {"name": "sgd", "momentum": 0.0, "nesterov": False}
+  params, _ = run({**plain, "clip_each": 0.2, "clip_norm": 0.3}, rates=[1.0])
+  shrunk = jax.tree.map(lambda g: g * min(1.0, 0.2 / np.linalg.norm(np.ravel(g))), GRADS)
+  norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(shrunk)))
+  assert norm > 0.3
+  check(params, jax.tree.map(lambda v, g: v - g * 0.3 / norm, PARAMS, shrunk))
+
+
 def test_frozen_weights_stay_and_others_move():
   config = {"name": "adamw", "frozen": ["stem", "head/bias"], "weight_decay": 0.1, "clip_norm": 0.2}
   params, state = run(config)

@@ -42,6 +42,26 @@ def test_efficientnet_recipe(step, rate):
   assert schedule(step).dtype == np.float32
 
 
+def test_efficientdets_recipe():
+  # Official schedule class: 0.08 per 64 images, from a tenth less than that, cosine of the raw step.
+  config = {"name": "cosine", "warmup_steps": 1000, "warmup_start": 0.05, "decay_steps": 299_000}
+  s = schedules.create(
+    {**config, "clamp": False}, learning_rate=0.16, total_steps=300_000, steps_per_epoch=1000
+  )
+  expected = {
+    0: 0.008,
+    500: 0.084,
+    999: 0.159848,
+    1000: 0.15999559,
+    150_000: 0.0795797,
+    299_999: 4.406e-6,
+  }
+  for step, rate in expected.items():
+    np.testing.assert_allclose(s(step), rate, rtol=2e-4 if rate < 1e-4 else 1e-6)
+  clamped = schedules.create(config, learning_rate=0.16, total_steps=300_000, steps_per_epoch=1000)
+  assert clamped(299_999) == 0 and clamped(150_000) == s(150_000)
+
+
 def test_noisy_student_recipe():
   total = schedules.steps({"total_epochs": 350}, "total", steps_per_epoch=IMAGENET / 4096)
   assert total == 109474
