@@ -4,6 +4,9 @@ SOURCE is `folder:PATH`, a folder of pictures (PATH/SPLIT/CLASS/*.jpg or PATH/CL
 name of a TensorFlow Datasets set, such as `imagenet2012`. DIR takes the result, as ArrayRecord
 files, which are read at random positions without decoding what lies between. Pictures keep their
 bytes. A command that was stopped goes on where it was when it is given again.
+
+SOURCE `digit_scenes` writes the embedded scenes as a folder in COCO's own format: a pattern for own
+data, and something to try other tools on.
 """
 
 import argparse
@@ -14,10 +17,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 from effnets import errors
-from effnets.data import folder, shards, tfds
+from effnets.data import digit_scenes, folder, shards, tfds
 
 _KEY = "prepare"
 _FOLDER = "folder:"
+_SCENES = "digit_scenes"
 _ALIASES = {"val": "validation"}
 
 
@@ -114,6 +118,23 @@ def _dataset(arguments: argparse.Namespace) -> list[str]:
   return [*lines, *_advice(options, list(counts))]
 
 
+def _scenes(arguments: argparse.Namespace) -> list[str]:
+  """Writes the embedded scenes as a COCO folder; returns the lines to print."""
+  given = {
+    "--split": arguments.split != ["all"],
+    "--shards": arguments.shards is not None,
+    "--skip-unreadable": arguments.skip_unreadable,
+    "--manual-dir": arguments.manual_dir is not None,
+  }
+  for flag, is_given in given.items():
+    if is_given:
+      raise errors.UserError(f"{flag} is not for digit_scenes.")
+  target = pathlib.Path(arguments.dir).expanduser().absolute()
+  counts = digit_scenes.write(target)
+  lines = [f"{split}: {count:,} scenes" for split, count in counts.items()]
+  return [*lines, *_advice([f"--config.data.source=coco:{target}"], list(counts))]
+
+
 def _advice(options: Sequence[str], splits: Sequence[str]) -> list[str]:
   """Returns lines with what to write in the config; `options` say where the data are."""
   lines = []
@@ -143,6 +164,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
     if arguments.manual_dir is not None:
       raise errors.UserError("--manual-dir is for TFDS's data sets, not for folder:PATH.")
     return _pictures(arguments)
+  if source == _SCENES:
+    return _scenes(arguments)
   if source == "digits" or source.startswith("records:"):
     raise errors.UserError(f"SOURCE={source!r} needs no preparation; put it into the config.")
   if os.sep in source and pathlib.Path(source).expanduser().is_dir():
@@ -155,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m effnets.prepare", description=__doc__.partition(":")[0] + "."
   )
-  parser.add_argument("source", metavar="SOURCE", help="folder:PATH, or a TFDS name")
+  parser.add_argument("source", metavar="SOURCE", help="folder:PATH, a TFDS name, or digit_scenes")
   parser.add_argument("dir", metavar="DIR", help="folder for the result")
   parser.add_argument(
     "--split",

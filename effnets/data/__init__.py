@@ -3,6 +3,7 @@
 from effnets.data import batches as batches
 from effnets.data import catalog as catalog
 from effnets.data import class_names as class_names
+from effnets.data import coco as coco
 from effnets.data import corrupted as corrupted
 from effnets.data import decode as decode
 from effnets.data import draws as draws
@@ -11,6 +12,7 @@ from effnets.data import folder as folder
 from effnets.data import parts as parts
 from effnets.data import photos as photos
 from effnets.data import records as records
+from effnets.data import scenes as scenes
 from effnets.data import sources as sources
 from effnets.data.batches import eval_batches as eval_batches
 from effnets.data.batches import place as place

@@ -104,7 +104,7 @@ def train_batches(
       any, when asked. Neither changes what is read.
   Returns: batches of arrays with leading size batch_size / process_count: image uint8 (b, h, w, 3),
     label int32 (b,), position uint32 (b, 2), weight float32 (b,), and with soft labels
-    probabilities float32 (b, k), soft bool (b,).
+    probabilities float32 (b, k), soft bool (b,); and the fields of the stream's transform.
   Raises: errors.UserError if the batch size does not divide, and, when iterated, if too many
     examples are unreadable.
   """
@@ -143,13 +143,15 @@ def eval_batches(
   """Returns an iterator over this process's part of every example, each exactly once, in order.
 
   Every process gets ceil(n / batch_size) batches of equal shape. What is left over in the last one
-  is padding: image 0, label 0, index -1, mask False. An unreadable example cannot be replaced
+  is padding: image 0, label 0, index -1, mask False, and fields of the transform as of a blank
+  picture. An unreadable example cannot be replaced
   here, as another would count twice: it keeps its index, with image 0 and mask False.
 
   Args: as `train_batches`; transform: brings images to one size; nothing may be drawn from
     anything but (seed 0, index). max_unreadable: share of unreadable examples that stops it.
     tally: counts them with those of other parts of a set, of which this one is a part.
-  Returns: batches of image uint8 (b, h, w, 3), label int32 (b,), mask bool (b,), index int32 (b,).
+  Returns: batches of image uint8 (b, h, w, 3), label int32 (b,), mask bool (b,), index int32 (b,),
+    and the fields of the transform.
   Raises: errors.UserError if the batch size does not divide, the source is empty, or too many
     examples are unreadable.
   """
@@ -161,22 +163,24 @@ def eval_batches(
   size = len(source)
   cuts = _cuts(local)
   chunks = _EvalChunks(source, transform, batch_size, process_index * local, cuts)
-  shape = _image_shape(source, transform)
+  blank = _blank(source, transform)
   tally = tally or stream_lib.Tally(source.name, size=size, limit=max_unreadable)
 
   def assemble(t: int, parts: list[dict[str, Any]]) -> Batch:
     index = t * batch_size + process_index * local + np.arange(local)
     batch = {
-      "image": np.zeros((local, *shape), np.uint8),
+      "image": np.zeros((local, *blank["image"].shape), np.uint8),
       "label": np.zeros(local, np.int32),
       "mask": np.zeros(local, bool),
       "index": np.where(index < size, index, -1).astype(np.int32),
     }
+    for field in decode.fields(transform):
+      batch[field] = np.repeat(np.asarray(blank[field])[None], local, 0)
     for low, part in zip(cuts, parts, strict=False):
       rows = low + np.asarray(part["rows"], np.int64)
       if len(rows):
-        batch["image"][rows] = part["arrays"]["image"]
-        batch["label"][rows] = part["arrays"]["label"]
+        for name, array in part["arrays"].items():
+          batch[name][rows] = array
         batch["mask"][rows] = True
     return batch
 
@@ -354,15 +358,16 @@ class _EvalChunks(_Chunks):
       return stream_lib.Read(None, (str(error),))
     if self._transform:
       example = self._transform(example, decode.drawing(0, number))
-    return stream_lib.Read({"image": example["image"], "label": np.int32(example["label"])}, ())
+    read = {"image": example["image"], "label": np.int32(example["label"])}
+    read.update((field, example[field]) for field in decode.fields(self._transform))
+    return stream_lib.Read(read, ())
 
 
-def _image_shape(source: sources.Source, transform: decode.Transform | None) -> tuple[int, ...]:
-  if transform is None:
-    return (source.image_size, source.image_size, 3)
+def _blank(source: sources.Source, transform: decode.Transform | None) -> sources.Example:
+  """Returns what a black picture without a label becomes, for its shapes."""
   side = source.image_size or 64
   blank = {"image": np.zeros((side, side, 3), np.uint8), "label": np.int32(0)}
-  return transform(blank, decode.drawing(0, 0))["image"].shape
+  return transform(blank, decode.drawing(0, 0)) if transform else blank
 
 
 def _part(batch_size: int, process_index: int, process_count: int) -> int:

@@ -6,6 +6,8 @@ labels and published accuracies were made with the pixels as they are stored.
 
 A transform is a function `(example, draw) -> example`, where `draw(name)` gives the NumPy generator
 of this example's position in the stream `name`; so a crop depends on (seed, `crop`, position) only.
+One with an attribute `fields` names arrays of fixed shape that it gives beside image and label (see
+`scenes`); batches hold them too.
 """
 
 import dataclasses
@@ -174,6 +176,11 @@ def _cut(
   top, left, height, width = box
   part = example["image"][top : top + height, left : left + width]
   return {**example, "image": resize(part, crop.size, crop.interpolation)}
+
+
+def fields(transform: Transform | None) -> tuple[str, ...]:
+  """Returns the names of what a transform gives beside image and label."""
+  return getattr(transform, "fields", ())
 
 
 def drawing(seed: int, position: int, prefix: str = "") -> Draw:

@@ -8,6 +8,9 @@ same one every time and in every process. Order, augmentation and batching are n
   folder:PATH     a folder of images, one sub-folder per class (`folder.py`)
   pictures:PATH   pictures without labels, all below a folder (`pictures.py`)
   records:PATH    ArrayRecord data sets that `records.write` or `shards.write` made (`records.py`)
+  digit_scenes    several digits on a canvas, with boxes and masks (`digit_scenes.py`)
+  coco:PATH       a COCO folder of pictures with boxes and masks (`coco.py`, `scenes.py`)
+  segmentation:PATH  pictures with a class for each pixel (`segmentation.py`)
   corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
 """
@@ -25,15 +28,26 @@ Example = dict[str, np.ndarray]
 # Modules are imported when first asked for: TFDS takes seconds that a run on `digits` need not pay.
 _KINDS = {
   "cluttered_digits": "effnets.data.cluttered_digits",
+  "coco": "effnets.data.coco",
   "corrupted": "effnets.data.corrupted",
+  "digit_scenes": "effnets.data.digit_scenes",
   "digits": "effnets.data.digits",
   "folder": "effnets.data.folder",
   "pictures": "effnets.data.pictures",
   "records": "effnets.data.records",
+  "segmentation": "effnets.data.segmentation",
   "tfds": "effnets.data.tfds",
 }
 # Kinds whose name is followed by `:` and a path or a name.
-_WITH_ARGUMENT = ("corrupted", "folder", "pictures", "records", "tfds")
+_WITH_ARGUMENT = (
+  "coco",
+  "corrupted",
+  "folder",
+  "pictures",
+  "records",
+  "segmentation",
+  "tfds",
+)
 
 
 class Unreadable(Exception):
@@ -75,8 +89,8 @@ def open_source(
   """Returns the source that a config names.
 
   Args:
-    name: `digits`, `cluttered_digits`, `folder:PATH`, `pictures:PATH`, `records:PATH`, or a TFDS
-      name (also `tfds:NAME`).
+    name: `digits`, `cluttered_digits`, `digit_scenes`, `folder:PATH`, `pictures:PATH`,
+      `records:PATH`, `coco:PATH`, `segmentation:PATH`, or a TFDS name (also `tfds:NAME`).
     split: `train`, `validation`, `test`, …; what each kind offers is in its module.
     options: settings of the kind, such as `labels` for `digits` or `data_dir` for TFDS.
     key: where the settings stand in the config, for messages. split_key: where the split does, if

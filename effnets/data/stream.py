@@ -192,12 +192,13 @@ class Stream:
       if "probabilities" in found:
         example["probabilities"] = np.asarray(found["probabilities"], np.float32)
         example["soft"] = np.bool_(True)
+      example.update((field, found[field]) for field in decode.fields(self._transform))
       return Read(example, tuple(failures))
     return Read(None, tuple(failures))
 
   def __getitem__(self, position: int) -> sources.Example:
     """Returns the example at `position`, >= 0: image, label, position, weight (and, where the
-    source has them, probabilities, soft), counted in `tally`.
+    source has them, probabilities, soft; and the transform's own fields), counted in `tally`.
 
     Raises: errors.UserError if too many examples are unreadable.
     """

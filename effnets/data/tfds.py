@@ -6,9 +6,15 @@ depends on whether OpenCV happens to be installed.
 
 Options: `data_dir` (default: TFDS's own, `~/tensorflow_datasets` or TFDS_DATA_DIR), `image` and
 `label`: names of the features (default: `image`, `label`).
+
+A set with a feature `objects`, such as `coco/2017` and `voc/2012`, gives scenes (see `scenes`)
+without masks. Difficult objects of VOC count as crowds: no training target, and no mistake where
+they are found or missed. Option `sparse` as in `coco`, for COCO only. Boxes are clipped to the
+picture, those without an area skipped and counted in `notes`.
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -19,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from effnets import errors
-from effnets.data import decode, sources
+from effnets.data import coco, coco_files, decode, sources
 
 
 class Tfds:
@@ -29,8 +35,7 @@ class Tfds:
     """Opens `split` (slices such as `train[:90%]` too) of a prepared `builder`."""
     features = builder.info.features
     self.name = f"{builder.info.full_name}/{split}"
-    self.num_classes = int(features[label].num_classes)
-    self.class_names: Sequence[str] = tuple(features[label].names)
+    self._name_classes(features, label)
     height, width = features[image].shape[:2]
     self.image_size = height if height is not None and height == width else None
     self._image, self._label = image, label
@@ -38,15 +43,22 @@ class Tfds:
     self._where = (str(builder.data_path), split)
     self._examples = _open(builder, split, image)
 
+  def _name_classes(self, features, label: str) -> None:
+    self.num_classes = int(features[label].num_classes)
+    self.class_names: Sequence[str] = tuple(features[label].names)
+
   def __len__(self) -> int:
     return len(self._examples)
 
-  def __getitem__(self, index: int) -> sources.Example:
-    name = f"{self.name} #{index}"
+  def _example(self, index: int, name: str) -> dict[str, Any]:
     try:
-      example = self._examples[index]
+      return self._examples[index]
     except Exception as error:  # ArrayRecord and protobuf have many words for a damaged file.
       raise sources.Unreadable(f"{name} ({type(error).__name__}: {error})") from error
+
+  def __getitem__(self, index: int) -> sources.Example:
+    name = f"{self.name} #{index}"
+    example = self._example(index, name)
     return {
       "image": decode.image(example[self._image], name),
       "label": np.int32(example[self._label]),
@@ -63,14 +75,78 @@ class Tfds:
     self._examples = _open(library.builder_from_directory(path), split, self._image)
 
 
+class TfdsScenes(Tfds):
+  """One split of a TFDS data set with objects; see `scenes`. notes, category_ids: as in `coco`."""
+
+  def __init__(self, builder, split: str, *, image: str = "image", sparse: bool = False):
+    """Opens `split` of a prepared `builder`; sparse: classes are COCO's ids less one."""
+    self._sparse, self.notes = sparse, coco.Notes()
+    super().__init__(builder, split, image=image, label="objects")
+
+  def _name_classes(self, features, label: str) -> None:
+    feature = features[label].feature["label"]
+    names, ids = tuple(feature.names), range(1, int(feature.num_classes) + 1)
+    if names == coco_files.NAMES:
+      ids = coco_files.IDS
+    if self._sparse:
+      by_id = dict(zip(ids, names, strict=True))
+      names = tuple(by_id.get(i, "") for i in range(1, max(ids) + 1))
+      ids = tuple(i if i in by_id else 0 for i in range(1, max(ids) + 1))
+    self.class_names, self.category_ids, self.num_classes = names, tuple(ids), len(names)
+
+  @functools.cached_property
+  def image_ids(self) -> np.ndarray:
+    """The set's own ids of pictures, int64 (n,), or 1, 2, … if it has none."""
+    ids = np.arange(1, len(self) + 1, dtype=np.int64)
+    for i in range(len(self)):
+      example = self._example(i, f"{self.name} #{i}")
+      if "image/id" not in example:
+        break
+      ids[i] = example["image/id"]
+    return ids
+
+  def truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
+    """Returns the COCO data set of some examples, all by default, as evaluation wants it."""
+    return coco_files.described(self, range(len(self)) if indices is None else indices)
+
+  def __getitem__(self, index: int) -> sources.Example:
+    """Returns a scene; its `area` is the data set's own, where it has one."""
+    name = f"{self.name} #{index}"
+    example = self._example(index, name)
+    pixels = decode.image(example[self._image], name)
+    objects = example["objects"]
+    sides = np.tile(pixels.shape[:2], 2)
+    boxes = np.asarray(objects["bbox"], np.float64).reshape(-1, 4) * sides
+    boxes = np.clip(boxes, 0, sides).astype(np.float32)
+    real = np.all(boxes[:, 2:] > boxes[:, :2], 1)
+    for row in np.flatnonzero(~real):
+      self.notes.add("zero area", f"{name}, object {row}")
+    classes = np.asarray(objects["label"], np.int32)[real]
+    if self._sparse:
+      classes = np.flatnonzero(self.category_ids)[classes].astype(np.int32)
+    crowd = objects.get("is_crowd", objects.get("is_difficult", np.zeros(len(real), bool)))
+    scene = {
+      "image": pixels,
+      "label": np.int32(-1),
+      "name": name,
+      "boxes": boxes[real],
+      "classes": classes,
+      "crowd": np.asarray(crowd, bool)[real],
+    }
+    if "area" in objects:
+      scene["area"] = np.asarray(objects["area"], np.float64)[real]
+    return scene
+
+
 def open_split(
   argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
-) -> Tfds:
+) -> "Tfds":
   """Returns one split of the TFDS data set `argument`, such as `cifar10` or `cifar10:3.0.2`.
 
   Raises: errors.UserError if there is no such data set, split or feature, or it is not prepared.
   """
-  sources.check_options(options, ("data_dir", "image", "label"), kind="a TFDS data set", key=key)
+  allowed = ("data_dir", "image", "label", "sparse")
+  sources.check_options(options, allowed, kind="a TFDS data set", key=key)
   data_dir = options.get("data_dir")
   builder = _builder(argument, data_dir, key)
   if not builder.info.splits:
@@ -80,16 +156,20 @@ def open_split(
     )
   features = builder.info.features
   image, label = options.get("image", "image"), options.get("label", "label")
-  for option, feature in (("image", image), ("label", label)):
+  objects = "objects" in features and "label" not in options
+  wanted = {"image": image} if objects else {"image": image, "label": label}
+  for option, feature in wanted.items():
     if feature not in features:
       raise errors.unknown(
         f"{key}.options.{option}", feature, f"a feature of {argument}", list(features)
       )
-  if not hasattr(features[label], "num_classes"):
+  if not objects and not hasattr(features[label], "num_classes"):
     raise errors.UserError(
       f"{key}.options.label={label!r} of {argument} is no class label but {features[label]!r}."
     )
   try:
+    if objects:
+      return TfdsScenes(builder, split, image=image, sparse=options.get("sparse", False))
     return Tfds(builder, split, image=image, label=label)
   except NotImplementedError as error:
     raise errors.UserError(

@@ -13,7 +13,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from effnets import errors
-from effnets.data import sources
+from effnets.data import coco_files, sources
 
 _COUNT = 7
 
@@ -134,3 +134,108 @@ def test_a_sum_of_splits(data_dir):
   for index, number in enumerate((0, 1, 6)):
     np.testing.assert_array_equal(both[index]["image"], _pixels(number))
     assert both[index]["label"] == number % 3
+
+
+def _scene_features(names, extra):
+  library = tensorflow_datasets.features
+  return library.FeaturesDict(
+    {
+      "image": library.Image(shape=(None, None, 3), encoding_format="png"),
+      "image/id": library.Scalar(np.int64),
+      "objects": library.Sequence(
+        {
+          "bbox": library.BBoxFeature(),
+          "label": library.ClassLabel(names=list(names)),
+          **{name: library.Scalar(kind) for name, kind in extra.items()},
+        }
+      ),
+    }
+  )
+
+
+def _write_scenes(root, name, features, scenes):
+  folder = root / name / "1.0.0"
+  folder.mkdir(parents=True)
+  features.save_config(folder)
+  file = f"{name}-train.array_record-00000-of-00001"
+  writer = array_record_module.ArrayRecordWriter(str(folder / file), "group_size:1")
+  for scene in scenes:
+    writer.write(features.serialize_example(features.encode_example(scene)))
+  writer.close()
+  info = {
+    "name": name,
+    "version": "1.0.0",
+    "fileFormat": "array_record",
+    "moduleName": name,
+    "splits": [
+      {
+        "name": "train",
+        "shardLengths": [str(len(scenes))],
+        "numBytes": "1",
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+      }
+    ],
+  }
+  (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+def _object(box, label, **more):
+  return {"bbox": tensorflow_datasets.features.BBox(*box), "label": label, **more}
+
+
+def test_sets_with_objects_give_scenes(tmp_path):
+  pixels = [np.full((20, 40, 3), i, np.uint8) for i in range(2)]
+  features = _scene_features(coco_files.NAMES, {"is_crowd": np.bool_, "area": np.int64})
+  _write_scenes(
+    tmp_path,
+    "tiny_coco",
+    features,
+    [
+      {
+        "image": pixels[0],
+        "image/id": 139,
+        "objects": [
+          _object((0.1, 0.25, 0.5, 0.75), 79, is_crowd=False, area=77),
+          _object((0.5, 0.5, 0.5, 0.75), 2, is_crowd=False, area=1),
+          _object((0.0, 0.0, 1.0, 1.0), 0, is_crowd=True, area=800),
+        ],
+      },
+      {"image": pixels[1], "image/id": 7, "objects": []},
+    ],
+  )
+  options = {"data_dir": str(tmp_path)}
+  source = sources.open_source("tiny_coco", "train", options=options)
+  assert source.num_classes == 80 and source.category_ids[79] == 90
+  scene = source[0]
+  np.testing.assert_allclose(scene["boxes"], [[2, 10, 10, 30], [0, 0, 20, 40]], rtol=1e-6)
+  assert scene["classes"].tolist() == [79, 0] and scene["crowd"].tolist() == [False, True]
+  assert source.notes.counts == {"zero area": 1} and source[1]["boxes"].shape == (0, 4)
+  assert source.image_ids.tolist() == [139, 7]
+  truth = source.truth()
+  assert [a["area"] for a in truth["annotations"]] == [77, 800]
+  assert truth["annotations"][0]["category_id"] == 90 and truth["images"][0]["id"] == 139
+  sparse = sources.open_source("tiny_coco", "train", options={**options, "sparse": True})
+  assert sparse.num_classes == 90 and sparse[0]["classes"].tolist() == [89, 0]
+  assert pickle.loads(pickle.dumps(sparse))[0]["classes"].tolist() == [89, 0]
+
+
+def test_difficult_objects_count_as_crowds(tmp_path):
+  features = _scene_features(["cat", "dog"], {"is_difficult": np.bool_})
+  _write_scenes(
+    tmp_path,
+    "tiny_voc",
+    features,
+    [
+      {
+        "image": np.zeros((10, 10, 3), np.uint8),
+        "image/id": 1,
+        "objects": [
+          _object((0.0, 0.0, 0.5, 0.5), 1, is_difficult=False),
+          _object((0.0, 0.0, 1.0, 1.0), 0, is_difficult=True),
+        ],
+      }
+    ],
+  )
+  source = sources.open_source("tiny_voc", "train", options={"data_dir": str(tmp_path)})
+  assert source.class_names == ("cat", "dog") and source.category_ids == (1, 2)
+  assert source[0]["crowd"].tolist() == [False, True]
