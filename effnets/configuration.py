@@ -87,6 +87,9 @@ _CHOICES = {
   "evaluation.checkpoint": ("best", "last"),
   "export.format": ("onnx", "savedmodel", "stablehlo", "tflite"),
 }
+# Sections that other tasks than those on single labels fill in their own way.
+_OF_TASK = ("augment", "model", "task")
+_LABEL_TASKS = ("classification", "advprop", "learned_operations")
 
 
 def load(text: str) -> ml_collections.ConfigDict:
@@ -128,6 +131,9 @@ def load(text: str) -> ml_collections.ConfigDict:
     )
   missing = sorted(flatten(base()).keys() - flatten(config).keys())
   missing = [k for k in missing if not any(f.startswith(f"{k}.") for f in flatten(config))]
+  if flatten(config).get("task.name", "") not in _LABEL_TASKS:
+    named = [f"{section}.name" for section in _OF_TASK]
+    missing = [k for k in missing if k in named or k.partition(".")[0] not in _OF_TASK]
   if missing:
     raise errors.UserError(
       f"--config={name}: config.{missing[0]} is missing; start from effnets.configuration.base()."
@@ -248,7 +254,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if isinstance(value, float) and not math.isfinite(value):
       raise errors.UserError(f"config.{key}={value!r} should be a finite number.")
   for key, (valid, words) in _RANGES.items():
-    if not valid(leaves[key]):
+    if key in leaves and not valid(leaves[key]):
       raise errors.UserError(f"config.{key}={leaves[key]!r} should be {words}.")
   for key, options in _CHOICES.items():
     if leaves[key] not in options:
