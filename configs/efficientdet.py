@@ -2,8 +2,7 @@
 
 `configs/efficientdet.py`: a tiny member on embedded scenes of one to four handwritten digits.
 `configs/efficientdet.py:d0` (… `d7`, `d7x`, `lite0` … `lite4`): the paper's recipe on COCO from
-scratch; `--config.weights=...` starts from others. `--config.data.source=coco:PATH` reads COCO's own
-folders instead of TensorFlow Datasets.
+scratch. `--config.data.source=coco:PATH` reads COCO's own folders instead of TensorFlow Datasets.
 `batch_size=`, `seed=` set the two that change most.
 """
 

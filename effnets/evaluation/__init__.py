@@ -1,4 +1,7 @@
-"""From gathered per-example predictions to figures."""
+"""From gathered per-example predictions to figures.
+
+`detection` is imported by whoever needs it: the official tool behind it brings matplotlib.
+"""
 
 from effnets.evaluation import comparison as comparison
 from effnets.evaluation import robustness as robustness
@@ -9,3 +12,5 @@ from effnets.evaluation.classification import classification as classification
 from effnets.evaluation.few_shot import L2 as L2
 from effnets.evaluation.few_shot import FewShot as FewShot
 from effnets.evaluation.few_shot import few_shot_accuracy as few_shot_accuracy
+from effnets.evaluation.segmentation import SEGMENTATION_FIGURES as SEGMENTATION_FIGURES
+from effnets.evaluation.segmentation import segmentation as segmentation

@@ -6,7 +6,7 @@ from effnets import models
 
 
 def detector(config: ml_collections.ConfigDict, name: str) -> None:
-  """Sets model and image size to those of the registered detector `name`, and what tasks on it take.
+  """Sets the registered detector `name`, its image size, and what a task on it takes.
 
   Matching, losses and suppression are RetinaNet's, in EfficientDet's numbers.
   Source: the sheet of detection, section 3.1.
@@ -66,7 +66,7 @@ def detector(config: ml_collections.ConfigDict, name: str) -> None:
       "randaugment": {"layers": 0, "magnitude": 5.0, "operations": "detection10"},
     }
   )
-  config.checkpoint.best_metric = "AP"
+  config.checkpoint.best_metric = "ap"
 
 
 def coco(config: ml_collections.ConfigDict) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from effnets import augment, errors, evaluation, models, parallel, streams
+from effnets import augment, errors, models, parallel, streams
 from effnets.ops import boxes as boxes_lib
 from effnets.ops import losses, matching, nms
 from effnets.tasks import base
@@ -283,14 +283,33 @@ class Detection:
 
   @property
   def figures(self) -> tuple[str, ...]:
-    """Names of the figures that `evaluate` returns."""
-    return evaluation.DETECTION_FIGURES
+    """Names of the figures that `evaluate` returns: COCO's twelve."""
+    from effnets.evaluation import detection as judge
+
+    return judge.COCO_FIGURES
 
   def evaluate(
     self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray], source: Any
   ) -> dict[str, float]:
-    """Returns COCO's figures of boxes."""
-    return evaluation.detection(outputs, examples, source)
+    """Returns COCO's figures of boxes, by what `source` knows of its pictures."""
+    from effnets.evaluation import detection as judge  # brings the official tool
+
+    found = self.results(outputs, examples, source)
+    return judge.average_precision(source.truth(examples["index"].tolist()), found)[0]
+
+  def results(
+    self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray], source: Any
+  ) -> list[dict[str, Any]]:
+    """Returns outputs of `predict` as COCO's result file has them."""
+    from effnets.evaluation import detection as judge
+
+    return judge.results(
+      outputs["boxes"],
+      outputs["scores"],
+      outputs["classes"],
+      image_ids=[source.image_ids[i] for i in examples["index"].tolist()],
+      category_ids=source.category_ids,
+    )
 
 
 def flat(levels: list[Float[Array, "b h w _c"]], channels: int) -> Float[Array, "b a c"]:

@@ -142,10 +142,11 @@ def create(
 
   Every optimizer has: `weight_decay`; `weight_decay_kind` (`coupled`, by the loss: rmsprop, sgd,
   adam; `decoupled`, here: adamw, lars, lamb; None takes the one that the optimizer has);
-  `clip_each` (largest norm of each weight's gradient) and then `clip_norm` (largest global norm of
-  the gradients, those of frozen weights not counted), None for no clipping; `frozen` (path prefixes whose weights get zero updates and no optimizer state);
-  `undecayed` (regular expressions: weights whose path one of them finds do not decay) and
-  `decay_norms` (whether scales and biases of norms do), see `decay_rule`.
+  `clip_each` (largest norm of each weight's gradient) and then `clip_norm` (largest global norm
+  of the gradients, those of frozen weights not counted), None for no clipping; `frozen` (path
+  prefixes whose weights get zero updates and no optimizer state); `undecayed` (regular
+  expressions: weights whose path one of them finds do not decay) and `decay_norms` (whether
+  scales and biases of norms do), see `decay_rule`.
 
   Args:
     config: any mapping. schedule: step -> learning rate, step counted from 0.

@@ -137,10 +137,10 @@ def create(
 ) -> Schedule:
   """Returns the schedule named `config.name`: step (int32 scalar or int) -> rate (float32 scalar).
 
-  All warm up linearly from `warmup_start`, a fraction s of the peak (default 0): rate = peak *
-  (s + (1 - s) * step / warmup_steps) while step < warmup_steps. The decay counts from step 0, warm-up included (the sheet's trap 7), unless `decay_after_warmup`.
-  With `t` steps counted so, `T` the duration `decay` (default: to the end) and `f` =
-  `final_fraction` of the peak:
+  All warm up linearly from `warmup_start`, a fraction s of the peak (default 0): rate = peak * (s
+  + (1 - s) * step / warmup_steps) while step < warmup_steps. The decay counts from step 0,
+  warm-up included (the sheet's trap 7), unless `decay_after_warmup`. With `t` steps counted so,
+  `T` the duration `decay` (default: to the end) and `f` = `final_fraction` of the peak:
 
   - `constant`: peak.
   - `exponential`: peak * decay_rate ** floor(t / T); `staircase=False` leaves out the floor.

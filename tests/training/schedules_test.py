@@ -43,7 +43,7 @@ def test_efficientnet_recipe(step, rate):
 
 
 def test_efficientdets_recipe():
-  # Official schedule class: 0.08 per 64 images, from a tenth less than that, cosine of the raw step.
+  # Official schedule class: 0.08 per 64 images, from a twentieth of it, cosine of the raw step.
   config = {"name": "cosine", "warmup_steps": 1000, "warmup_start": 0.05, "decay_steps": 299_000}
   s = schedules.create(
     {**config, "clamp": False}, learning_rate=0.16, total_steps=300_000, steps_per_epoch=1000
