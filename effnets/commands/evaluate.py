@@ -1,12 +1,13 @@
 """`--mode=evaluate`: the figures of a run's checkpoint, or of imported weights."""
 
 import json
+import re
 from typing import Any
 
 import jax
 from rich import console as rich_console
 
-from effnets import errors, training, workdirs
+from effnets import errors, tasks, training, workdirs
 from effnets.commands import train
 from effnets.commands.trained import describe, open_model
 
@@ -14,7 +15,8 @@ from effnets.commands.trained import describe, open_model
 def evaluate(config: Any, workdir: str) -> None:
   """Evaluates a model on validation and test split, prints the figures and writes them down.
 
-  The model is that of `trained.open_model`. The figures go to `evaluation.json` in `workdir`.
+  The model is that of `trained.open_model`. The figures go to `evaluation.json` in `workdir`; of a
+  detector also each class's AP, and COCO's result files, `detections_SPLIT.json`.
 
   Raises: UserError if there is no such model or data, or the data has other classes.
   """
@@ -28,16 +30,31 @@ def evaluate(config: Any, workdir: str) -> None:
         f"{task.num_classes}; evaluate it on its own classes, or train it on this data first."
       )
   predictor = training.evaluator.create(settings, task, trained.placement)
-  figures = {}
+  figures, more = {}, {}
   for part, source in sources.items():
     if part == "test" and source.name == sources["validation"].name:
       figures[part] = figures["validation"]
       continue
     transform = training.inputs.evaluation_transform(settings, source)
-    figures[part] = predictor.evaluate(trained.variables, source, transform)
+    outputs, examples = predictor.all(trained.variables, source, transform)
+    figures[part] = task.evaluate(outputs, examples, source)
+    if isinstance(task, tasks.Detection) and not jax.process_index():
+      more[part] = _detections(
+        task, (outputs, examples, source), workdir, settings.data.split[part]
+      )
   if jax.process_index():
     return
-  content = {**trained.about, **figures}
+  content = {**trained.about, **figures, **({"ap_of_classes": more} if more else {})}
   workdirs.write(workdir, "evaluation.json", json.dumps(content, indent=2) + "\n")
   console = rich_console.Console()
   console.print(train.figures_table(figures, title=describe(trained, workdir)))
+
+
+def _detections(task: Any, found: tuple[Any, ...], workdir: str, split: str) -> dict[str, float]:
+  """Writes COCO's result file `detections_SPLIT.json`; returns each class's AP."""
+  from effnets.evaluation import detection
+
+  results, (_, examples, source) = task.results(*found), found
+  name = re.sub(r"\W+", "_", split)
+  workdirs.write(workdir, f"detections_{name}.json", detection.to_json(results) + "\n")
+  return detection.average_precision(source.truth(examples["index"].tolist()), results)[1]

@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from rich import console as rich_console
 
-from effnets import data, errors, training, workdirs
+from effnets import data, errors, tasks, training, workdirs
+from effnets.commands import predict_boxes
 from effnets.commands import trained as models
+from effnets.data import video
 
 FILE = "predictions.csv"
 
@@ -33,12 +35,20 @@ class Prediction:
 def predict(config: Any, workdir: str) -> None:
   """Prints the five likeliest classes of the pictures in `config.input`, and writes them all.
 
+  Detectors: see `predict_boxes`.
   They go to `predictions.csv` in `workdir`: picture, class_1, probability_1, class_2, …
 
   Raises: UserError if there is no model, no picture, or one cannot be read.
   """
   pictures = _pictures(config)
   trained = models.open_model(config, workdir)
+  if isinstance(trained.task, tasks.Detection):
+    predict_boxes.predict(config, workdir, trained, pictures)
+    return
+  if isinstance(pictures, video.Video):
+    raise errors.UserError(
+      f"config.input={config.input!r} is a video, which detectors take; give pictures."
+    )
   names = models.class_names(config, trained)
   predictions = _predictions(trained, pictures, names)
   if jax.process_index():  # works along with the others; the first process tells
@@ -65,8 +75,11 @@ def predict(config: Any, workdir: str) -> None:
 def _pictures(config: Any) -> data.Source:
   if not config.input:
     raise errors.UserError(
-      "config.input is empty; give a picture or a folder of pictures, --config.input=PATH."
+      "config.input is empty; give a picture, a folder of pictures, or for a detector a video, "
+      "--config.input=PATH."
     )
+  if video.is_video(config.input):
+    return video.Video(config.input, key="config.input")
   return data.folder.pictures(config.input, key="config.input")
 
 

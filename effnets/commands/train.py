@@ -8,6 +8,7 @@ from rich import box, table
 from rich import console as rich_console
 
 from effnets import configuration, pipelines, training
+from effnets.commands import marked
 
 
 def train(config: Any, workdir: str) -> None:
@@ -31,9 +32,11 @@ def _single(config: Any, workdir: str, console: rich_console.Console) -> None:
   result = training.train(config, workdir)
   figures = {**result.figures, "seed": config.seed, "steps": result.steps}
   training.results.write(workdir, {**figures, "seconds": round(result.seconds, 1)})
+  path = pathlib.Path(workdir)
+  if config.task.name == "detection":
+    marked.example(config, path, result)
   if jax.process_index():
     return
-  path = pathlib.Path(workdir)
   training.plots.curves({"training": path / "metrics.jsonl"}, path / "plots" / "curves.png")
   console.print(figures_table(result.figures, title=config.model.name))
 

@@ -10,8 +10,6 @@ Source: Lin et al. 2014 (arXiv 1405.0312) and pycocotools.
 import contextlib
 import io
 import json
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,8 +79,8 @@ def results(
   return found
 
 
-def write_results(path: str | os.PathLike, found: Sequence[Result], *, digits: int = 3) -> None:
-  """Writes COCO's result file, all of it or nothing; boxes to `digits` decimals, scores to five.
+def to_json(found: Sequence[Result], *, digits: int = 3) -> str:
+  """Returns COCO's result file; boxes to `digits` decimals, scores to five.
 
   It is what COCO's servers take; the rounding keeps 5,000 pictures below 70 MB.
   """
@@ -90,10 +88,7 @@ def write_results(path: str | os.PathLike, found: Sequence[Result], *, digits: i
     {**r, "bbox": [round(v, digits) for v in r["bbox"]], "score": round(r["score"], 5)}
     for r in found
   ]
-  path = pathlib.Path(path)
-  partial = path.with_suffix(".unfinished")
-  partial.write_text(json.dumps(lines), encoding="utf-8")
-  os.replace(partial, path)
+  return json.dumps(lines)
 
 
 def average_precision(

@@ -48,7 +48,8 @@ def detector(config: ml_collections.ConfigDict, name: str) -> None:
       "sigma": 0.5,
       "threshold": 0.001,
       "most": 100,
-      "candidates": 5000,
+      "candidates": 5000,  # pairs of anchor and class; 0 takes all
+      "shown": 0.4,  # least score of what is drawn
     }
   )
   config.data.scenes = ml_collections.ConfigDict(

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from effnets import augment, errors, models, parallel, streams
+from effnets import errors
 from effnets.ops import boxes as boxes_lib
 from effnets.ops import losses, matching, nms
-from effnets.tasks import base
+from effnets.tasks import base, scenes
 
 CLASS_LOSSES = ("focal", "hard_negatives")
 NORMALIZERS = ("plus_one", "at_least_one")
@@ -143,45 +142,23 @@ def box_costs(codes: Float[Array, "b a 4"], wanted: Targets, recipe: Recipe) -> 
   return jnp.sum(jnp.where(counted, costs, 0.0), (-2, -1))
 
 
-@dataclasses.dataclass(frozen=True)
-class Detection:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detection(scenes.SceneTask):
   """Detection over `b h w 3` uint8 images with at most m objects.
 
   A batch has `image`; `boxes` (b, m, 4), y0 x0 y1 x1 in its pixels; `classes` (b, m), -1 where
   there is no object; `size` (b, 2), height and width of what is not padding; and to predict,
   `scale` (b, 2), pixels down and across for each of the picture it came from.
 
-  module: see `models.detector`. placement: of the step that calls `loss`. image_size: height and
-  width. num_classes: of the data. mean, std: of the model's input, per channel, in [0, 255].
-  policy: device-side augmentation of (images, boxes, valid, per-example keys), or None.
-  rule: how detections suppress each other. candidates: (anchor, class) pairs that take part.
-  dtype: of the images that enter the model.
+  module: see `models.detector`. policy: device-side augmentation of (images, boxes, valid,
+  per-example keys), or None. rule: how detections suppress each other. candidates: (anchor, class)
+  pairs that take part, 0 for all. The others: see `scenes.SceneTask`.
   """
 
-  module: nn.Module
-  placement: parallel.Placement
-  image_size: tuple[int, int]
-  num_classes: int
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
   recipe: Recipe = Recipe()
   rule: nms.Rule = nms.Rule(kind="gaussian", threshold=0.001)
   candidates: int = 5000
   policy: Callable[..., Any] | None = None
-  dtype: Any = jnp.float32
-
-  @property
-  def frozen(self) -> tuple[str, ...]:
-    """Path prefixes of the module's frozen parameters."""
-    return self.module.frozen_names()
-
-  def init(self, seed: int) -> base.Variables:
-    """Returns fresh variables drawn from (seed, leaf path), as host arrays."""
-    return models.init(self.module, seed, image_size=self.image_size[0])
-
-  def abstract(self) -> base.Variables:
-    """Returns the shapes of `init`'s result."""
-    return models.abstract(self.module, self.image_size[0])
 
   def loss(
     self,
@@ -197,17 +174,10 @@ class Detection:
     part.
     """
     del frozen, step
-    keys = {
-      name: streams.example_keys(streams.stream(root, name), batch["position"])
-      for name in ("augment", "drop_path")
-    }
+    keys = self._keys(batch, root, ("augment", "drop_path"))
     images, boxes, classes = self._augmented(batch, keys["augment"])
-    (logits, codes), model_state = self.module.apply(
-      variables,
-      self.placement.split_images(self._inputs(images, batch["size"])),
-      train=True,
-      keys={"drop_path": keys["drop_path"]},
-      mutable=[name for name in variables if name != "params"],
+    (logits, codes), model_state = self._trained(
+      variables, self._inputs(images, batch["size"]), {"drop_path": keys["drop_path"]}
     )
     wanted = targets(self.anchors, boxes, classes, self.recipe)
     logits, codes = flat(logits, self.module.num_classes), flat(codes, 4)
@@ -221,15 +191,11 @@ class Detection:
       "box_loss": (box_sum, positives),
       "positives": (positives, jnp.float32(len(images))),
     }
-    return (class_sum + box_sum) * share, base.Aux(metrics, dict(model_state))
+    return (class_sum + box_sum) * share, base.Aux(metrics, model_state)
 
   def _share(self, positives: Float[Array, ""]) -> Float[Array, ""]:
     """Returns what sums over this part of the batch are multiplied by."""
-    parts = 1
-    if self.placement.execution == "shard_map":
-      # The step takes the mean over devices of what each of them returns.
-      parts = self.placement.batch_shards
-      positives = jax.lax.psum(positives, parallel.BATCH_AXES)
+    positives, parts = scenes.total(self.placement, positives)
     if self.recipe.normalizer == "plus_one":
       return parts / (positives + 1)
     return parts / jnp.maximum(positives, 1)
@@ -247,16 +213,9 @@ class Detection:
       classes = jnp.where(valid, classes, -1)
     return images, boxes, classes
 
-  def _inputs(self, images: Array, size: Int[Array, "b 2"]) -> Float[Array, "b h w 3"]:
-    """Returns normalised images, padding 0."""
-    normal = augment.normalize(images, self.mean, self.std, dtype=self.dtype)
-    rows, columns = (jnp.arange(side)[None, :] for side in images.shape[1:3])
-    inside = (rows < size[:, :1])[:, :, None] & (columns < size[:, 1:])[:, None, :]
-    return jnp.where(inside[..., None], normal, 0)
-
   def predict(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
     """Returns `boxes` (b, k, 4) in pixels of the picture, `scores`, `classes` (-1: padding)."""
-    images = self.placement.split_images(self._inputs(batch["image"], batch["size"]))
+    images = self._inputs(batch["image"], batch["size"])
     logits, codes = self.module.apply(variables, images, train=False)
     found = self.placement.per_example(self.detections)(
       flat(logits, self.module.num_classes), flat(codes, 4)
@@ -271,15 +230,6 @@ class Detection:
     scores = jax.nn.sigmoid(logits[..., int(self.recipe.background) :].astype(jnp.float32))
     boxes = boxes_lib.decode(codes, self.anchors, scales=self.recipe.scales)
     return nms.per_class(boxes, scores, rule=self.rule, candidates=self.candidates)
-
-  @property
-  def network(self) -> nn.Module:
-    """The module as it is tested, which takes the task's variables."""
-    return self.module
-
-  def tested(self, variables: base.Variables) -> tuple[nn.Module, base.Variables]:
-    """Returns the network as it is tested and its variables, without what only trains."""
-    return self.network, variables
 
   @property
   def figures(self) -> tuple[str, ...]:

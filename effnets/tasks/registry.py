@@ -16,6 +16,7 @@ from effnets.tasks import (
   detection,
   learned_operations,
   scenes,
+  segmentation,
 )
 
 
@@ -241,37 +242,54 @@ def _detection(
     )
   kept = config.detections.to_dict()
   candidates = kept.pop("candidates", 0)
+  kept.pop("shown", None)  # of those who draw
   if not isinstance(candidates, int) or candidates < 0:
     raise errors.UserError(
       f"config.detections.candidates={candidates!r} should be a whole number, 0 for all."
     )
   with errors.context("config.detections"):
     rule = _fields(nms.Rule, kept, "config.detections")
+  shared = _scene_task(config, placement, num_classes, step_batch, slots=recipe.background)
+  return detection.Detection(
+    **shared, recipe=recipe, rule=rule, candidates=candidates, policy=box_policy(config)
+  )
+
+
+def _segmentation(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> segmentation.Segmentation:
+  shared = _scene_task(config, placement, num_classes, step_batch)
+  smoothing = config.task.get("label_smoothing", 0.0)
+  if not 0 <= smoothing < 1:
+    raise errors.UserError(f"config.task.label_smoothing={smoothing} is outside [0, 1).")
+  return segmentation.Segmentation(**shared, label_smoothing=smoothing)
+
+
+def _scene_task(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int, *, slots: int = 0
+) -> dict[str, Any]:
+  """Returns the fields of `scenes.SceneTask`. slots: logits beside those of classes."""
   model = config.model.to_dict()
   name = model.pop("name")
   entry = models.entry(name)
-  if entry.task != "detection":
-    known = models.list_models(task="detection")
-    raise errors.unknown("config.model.name", name, "a detector", known)
+  if entry.task != config.task.name:
+    known = models.list_models(task=config.task.name)
+    raise errors.unknown("config.model.name", name, f"a model for {config.task.name}", known)
   module = models.create(
     name,
-    num_classes=num_classes + recipe.background,
+    num_classes=num_classes + slots,
     group=norm_group(config.batch_norm.group, placement, step_batch),
     **model,
   )
-  return detection.Detection(
-    module=module,
-    placement=placement,
-    image_size=scenes.image_size(config),
-    num_classes=num_classes,
-    mean=tuple(config.data.mean) or entry.mean,
-    std=tuple(config.data.std) or entry.std,
-    recipe=recipe,
-    rule=rule,
-    candidates=candidates,
-    policy=box_policy(config),
-    dtype=jnp.dtype(config.model.dtype),
-  )
+  return {
+    "module": module,
+    "placement": placement,
+    "image_size": scenes.image_size(config),
+    "num_classes": num_classes,
+    "mean": tuple(config.data.mean) or entry.mean,
+    "std": tuple(config.data.std) or entry.std,
+    "dtype": jnp.dtype(config.model.dtype),
+  }
 
 
 def _fields(kind: Any, settings: dict[str, Any], key: str, but: tuple[str, ...] = ()) -> Any:
@@ -307,11 +325,15 @@ def transform(config: Any, *, training: bool) -> Any:
 
 
 # Tasks whose pictures keep their boxes, and what they read of them.
-_SCENES = {"detection": {"objects": True, "semantic": False}}
+_SCENES = {
+  "detection": {"objects": True, "semantic": False},
+  "segmentation": {"objects": False, "semantic": True},
+}
 
 _TASKS = {
   "classification": _classification,
   "detection": _detection,
+  "segmentation": _segmentation,
   "advprop": _advprop,
   "learned_operations": _learned_operations,
 }

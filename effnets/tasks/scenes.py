@@ -1,8 +1,101 @@
-"""From `config.data.scenes` to the transforms that bring pictures with objects to one size."""
+"""What tasks on scenes share: transforms from `config.data.scenes`, and the way into a network."""
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
-from effnets import data, errors, models
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from effnets import augment, data, errors, models, parallel, streams
+from effnets.tasks import base
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SceneTask:
+  """A network over `b h w 3` uint8 images, each a picture at the top left of padding.
+
+  module: the network. placement: of the step that calls `loss`. image_size: height and width.
+  num_classes: of the data. mean, std: of the model's input, per channel, in [0, 1]. dtype: of the
+  images that enter the model.
+  """
+
+  module: nn.Module
+  placement: parallel.Placement
+  image_size: tuple[int, int]
+  num_classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  dtype: Any = jnp.float32
+
+  @property
+  def frozen(self) -> tuple[str, ...]:
+    """Path prefixes of the module's frozen parameters."""
+    return self.module.frozen_names()
+
+  def init(self, seed: int) -> base.Variables:
+    """Returns fresh variables drawn from (seed, leaf path), as host arrays."""
+    return models.init(self.module, seed, image_size=self.image_size[0])
+
+  def abstract(self) -> base.Variables:
+    """Returns the shapes of `init`'s result."""
+    return models.abstract(self.module, self.image_size[0])
+
+  @property
+  def network(self) -> nn.Module:
+    """The module as it is tested, which takes the task's variables."""
+    return self.module
+
+  def tested(self, variables: base.Variables) -> tuple[nn.Module, base.Variables]:
+    """Returns the network as it is tested and its variables, without what only trains."""
+    return self.network, variables
+
+  @staticmethod
+  def _keys(
+    batch: base.Batch, root: Key[Array, ""], names: Iterable[str]
+  ) -> dict[str, Key[Array, "b"]]:
+    """Returns the examples' keys of each named stream."""
+    positions = batch["position"]
+    return {name: streams.example_keys(streams.stream(root, name), positions) for name in names}
+
+  def _inputs(
+    self, images: UInt8[Array, "b h w 3"], size: Int[Array, "b 2"]
+  ) -> Float[Array, "b h w 3"]:
+    """Returns normalised images, padding 0, placed on the mesh. size: of what is no padding."""
+    normal = augment.normalize(images, self.mean, self.std, dtype=self.dtype)
+    rows, columns = (jnp.arange(side)[None, :] for side in images.shape[1:3])
+    inside = (rows < size[:, :1])[:, :, None] & (columns < size[:, 1:])[:, None, :]
+    return self.placement.split_images(jnp.where(inside[..., None], normal, 0))
+
+  def _trained(
+    self,
+    variables: base.Variables,
+    images: Float[Array, "b h w 3"],
+    noise: dict[str, Key[Array, "b"]],
+  ) -> tuple[Any, dict[str, Any]]:
+    """Returns the module's outputs and its state after this batch."""
+    outputs, model_state = self.module.apply(
+      variables,
+      images,
+      train=True,
+      keys=noise,
+      mutable=[name for name in variables if name != "params"],
+    )
+    return outputs, dict(model_state)
+
+
+def total(placement: parallel.Placement, value: Float[Array, ""]) -> tuple[Float[Array, ""], int]:
+  """Returns the sum of `value` over all parts of the batch, and how many parts compute it.
+
+  For losses that are divided by what the whole batch has of something: the step takes the mean over
+  devices of what each returns, so each returns its sum times that many, over the total.
+  """
+  if placement.execution != "shard_map":
+    return value, 1
+  return jax.lax.psum(value, parallel.BATCH_AXES), placement.batch_shards
+
 
 _SETTINGS: dict[str, Any] = {
   "size": (),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -59,7 +60,8 @@ class Predictor:
 
     def predict(variables, batch):
       variables = {**variables, "params": self._placement.gather(variables["params"])}
-      kept = {name: array for name, array in batch.items() if name != "image"}
+      # Pictures and maps of pixels are large, and known to whoever has the source.
+      kept = {name: array for name, array in batch.items() if array.dtype != jnp.uint8}
       return self._predict(variables, batch), kept
 
     jitted = jax.jit(predict, out_shardings=self._placement.replicated)
@@ -74,7 +76,7 @@ class Predictor:
   ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """Yields (outputs, examples) batch by batch on the host, in the source's order, unpadded.
 
-    Examples are the fields of the batch but its images.
+    Examples are the fields of the batch but its images and maps (uint8).
     Unreadable examples are left out; `examples["index"]` says which are there.
     tally: see `data.eval_batches`.
     """

@@ -231,7 +231,7 @@ def test_perfect_detections_of_scenes_have_an_ap_of_one(tmp_path):
     figures, _ = detection.average_precision(source.truth(), found, masks=of_masks)
     assert figures["ap"] == figures["ar100"] == pytest.approx(1)
   # The file that is written gives the same.
-  detection.write_results(tmp_path / "results.json", found)
+  (tmp_path / "results.json").write_text(detection.to_json(found))
   read = json.loads((tmp_path / "results.json").read_text())
   assert set(read[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
   assert detection.average_precision(source.truth(), read)[0]["ap"] == pytest.approx(1)

@@ -1,0 +1,101 @@
+"""Pictures with detections drawn on them."""
+
+import colorsys
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from effnets import augment, data, training, workdirs
+
+# A sheet has so many pictures, the side of each in pixels at the least.
+_SHEET = (2, 4)
+_SIDE = 256
+
+SHOWN = 0.4
+"""The score from which a detection is drawn, if `config.detections.shown` does not say."""
+
+
+def draw(
+  picture: UInt8[np.ndarray, "h w 3"],
+  boxes: Float[np.ndarray, "k 4"],
+  scores: Float[np.ndarray, "k"],
+  classes: Int[np.ndarray, "k"],
+  *,
+  names: Sequence[str],
+  least: float,
+) -> UInt8[np.ndarray, "h w 3"]:
+  """Returns the picture with a box and a name for each detection with a score of `least` or more.
+
+  boxes: y0 x0 y1 x1 in pixels of the picture. classes: -1 where there is none. The best is on top.
+  """
+  image = Image.fromarray(np.ascontiguousarray(picture))
+  pen = ImageDraw.Draw(image)
+  line = max(1, round(min(picture.shape[:2]) / 200))
+  font = ImageFont.load_default(max(10, min(picture.shape[:2]) // 30))
+  for i in np.argsort(scores, kind="stable"):
+    if classes[i] < 0 or scores[i] < least:
+      continue
+    colour = _colour(int(classes[i]))
+    y0, x0, y1, x1 = (float(v) for v in boxes[i])
+    pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=line)
+    text = f"{names[classes[i]]} {scores[i]:.0%}"
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    above = y0 - (bottom - top) - 4
+    place = (max(x0, 0), above if above >= 0 else max(y0, 0))
+    pen.rectangle((*place, place[0] + right - left + 4, place[1] + bottom - top + 4), fill=colour)
+    pen.text((place[0] + 2 - left, place[1] + 2 - top), text, font=font, fill=(0, 0, 0))
+  return np.asarray(image)
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+  # Steps of the golden ratio: neighbours in number are far apart in hue.
+  return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.55, 1.0))
+
+
+def example(config: Any, workdir: pathlib.Path, result: training.Result) -> None:
+  """Writes `plots/detections.png`: pictures of the test split with what a training's model detects.
+
+  All processes work at it, the first one writes.
+  """
+  source = training.inputs.evaluation(config, "test")
+  task, placement = training.results.model(config, source.num_classes)
+  trained = training.results.Trained(config, task, placement, result.variables, result.steps, {})
+  least = config.detections.get("shown", SHOWN)
+  tiles = sheet(trained, source, names=source.class_names, least=least)
+  if not jax.process_index():
+    with workdirs.writing(workdir, "plots/detections.png", binary=True) as file:
+      augment.write_png(file, augment.grid(tiles))
+
+
+def sheet(
+  trained: training.results.Trained, source: Any, *, names: Sequence[str], least: float
+) -> UInt8[np.ndarray, "r c h w 3"]:
+  """Returns rows of pictures of `source`, spread over it, with what the model detects."""
+  rows, columns = _SHEET
+  part = data.corrupted.subset(source, rows * columns)
+  transform = training.inputs.evaluation_transform(trained.config, part)
+  # In batches of evaluation's size: that program is compiled already.
+  predictor = training.evaluator.create(trained.config, trained.task, trained.placement)
+  tiles = np.full((rows * columns, _SIDE, _SIDE, 3), 255, np.uint8)
+  for outputs, examples in predictor.batches(trained.variables, part, transform):
+    for row, index in enumerate(examples["index"].tolist()):
+      picture = part[index]["image"]
+      found = {name: outputs[name][row] for name in ("boxes", "scores", "classes")}
+      ratio = _SIDE / max(picture.shape[:2])
+      size = [max(1, round(side * ratio)) for side in picture.shape[:2]]
+      how = Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.BOX
+      larger = np.asarray(Image.fromarray(picture).resize(size[::-1], how))
+      found["boxes"] = found["boxes"] * ratio
+      tiles[index, : size[0], : size[1]] = draw(larger, **found, names=names, least=least)
+  return tiles.reshape(rows, columns, _SIDE, _SIDE, 3)
+
+
+def batch_size(trained: training.results.Trained, count: int, most: int = 32) -> int:
+  """Returns the size of batches that take `count` pictures, with up to `most` on each device."""
+  shards = trained.placement.batch_shards
+  return shards * max(1, min(most, -(-count // shards)))
