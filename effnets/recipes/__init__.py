@@ -8,10 +8,17 @@ from effnets.recipes.classification import one_model as one_model
 from effnets.recipes.classification import residual as residual
 from effnets.recipes.classification import resnet_imagenet as resnet_imagenet
 from effnets.recipes.classification import small_set as small_set
+from effnets.recipes.detection import cityscapes as cityscapes
 from effnets.recipes.detection import coco as coco
 from effnets.recipes.detection import detector as detector
 from effnets.recipes.detection import digit_scenes as digit_scenes
+from effnets.recipes.detection import digit_scenes_seg as digit_scenes_seg
 from effnets.recipes.detection import efficientdet_coco as efficientdet_coco
+from effnets.recipes.detection import mnasfpn_coco as mnasfpn_coco
+from effnets.recipes.detection import scene_model as scene_model
+from effnets.recipes.detection import segmenter as segmenter
+from effnets.recipes.detection import spinenet_coco as spinenet_coco
+from effnets.recipes.detection import ssdlite_coco as ssdlite_coco
 from effnets.recipes.pipelines import learned_operations as learned_operations
 from effnets.recipes.pipelines import noisy_student as noisy_student
 from effnets.recipes.pipelines import randaugment_grid as randaugment_grid

@@ -1,16 +1,15 @@
-"""Training recipes of detectors."""
+"""Training recipes of detectors and of segmentation."""
 
 import ml_collections
 
 from effnets import models
 
+# Steps of one epoch in the published settings: 118,287 pictures at 256.
+_SPINENET_EPOCH = 463
 
-def detector(config: ml_collections.ConfigDict, name: str) -> None:
-  """Sets the registered detector `name`, its image size, and what a task on it takes.
 
-  Matching, losses and suppression are RetinaNet's, in EfficientDet's numbers.
-  Source: the sheet of detection, section 3.1.
-  """
+def scene_model(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets the registered model `name`, its image size, and how scenes come to it."""
   entry = models.entry(name)
   config.data.image_size = entry.image_size
   config.model = ml_collections.ConfigDict(
@@ -23,6 +22,24 @@ def detector(config: ml_collections.ConfigDict, name: str) -> None:
       "frozen_blocks": 0,
     }
   )
+  config.data.scenes = ml_collections.ConfigDict(
+    {
+      "size": (),
+      "max_objects": 100,
+      "jitter": (0.1, 2.0),
+      "flip": 0.5,
+      "keep_aspect": True,
+    }
+  )
+
+
+def detector(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets the registered detector `name`, its image size, and what a task on it takes.
+
+  Matching, losses and suppression are RetinaNet's, in EfficientDet's numbers.
+  Source: the sheet of detection, section 3.1.
+  """
+  scene_model(config, name)
   config.task = ml_collections.ConfigDict(
     {
       "name": "detection",
@@ -52,15 +69,6 @@ def detector(config: ml_collections.ConfigDict, name: str) -> None:
       "shown": 0.4,  # least score of what is drawn
     }
   )
-  config.data.scenes = ml_collections.ConfigDict(
-    {
-      "size": (),
-      "max_objects": 100,
-      "jitter": (0.1, 2.0),
-      "flip": 0.5,
-      "keep_aspect": True,
-    }
-  )
   config.augment = ml_collections.ConfigDict(
     {
       "autoaugment": {"policy": ""},
@@ -71,10 +79,10 @@ def detector(config: ml_collections.ConfigDict, name: str) -> None:
 
 
 def coco(config: ml_collections.ConfigDict) -> None:
-  """Sets COCO 2017: TFDS's, of which `validation` is judged. `--config.data.source=coco:PATH` reads
-  the published folders.
+  """Sets COCO 2017: TFDS's, of which `validation` is judged.
 
-  Classes are the 90 ids of categories less one, with gaps, as the published detectors count.
+  `--config.data.source=coco:PATH` reads the published folders. Classes are the 90 ids of categories
+  less one, with gaps, as the published detectors count.
   """
   config.data.update(
     {
@@ -99,9 +107,8 @@ def efficientdet_coco(config: ml_collections.ConfigDict, name: str) -> None:
   detector(config, name)
   coco(config)
   config.model.dtype = "bfloat16"
-  config.batch_size = 128
-  config.eval_batch_size = 128
-  # 32 images of the 4 on each of 32 cores, synchronised.
+  config.batch_size = config.eval_batch_size = 128
+  # Four images on each of 32 cores, synchronised.
   config.batch_norm.group = "global"
   config.train.epochs = 600.0 if name.removeprefix("efficientdet_") in ("d7", "d7x") else 300.0
   config.optimizer.update(
@@ -116,17 +123,145 @@ def efficientdet_coco(config: ml_collections.ConfigDict, name: str) -> None:
   config.ema.decay = 0.9998
 
 
+def spinenet_coco(config: ml_collections.ConfigDict, name: str, protocol: str) -> None:
+  """Sets SpineNet's protocol `a`, `b` or `c` of RetinaNet on COCO, from scratch.
+
+  Source: Du et al. 2020 (arXiv 1912.05027), section 5.1, and the official settings, which clip.
+  """
+  detector(config, name)
+  coco(config)
+  config.task.background = True
+  config.detections.update({"kind": "hard", "threshold": 0.05})
+  config.model.dtype = "bfloat16"
+  large = name.removeprefix("retinanet_spinenet_") in ("143", "143l", "190")
+  epochs = {"a": 250, "b": 350, "c": 400 if name.endswith("_190") else 500}[protocol]
+  jitter = {"a": (0.8, 1.2), "b": (0.5, 2.0), "c": (0.1, 1.9) if large else (0.5, 2.0)}[protocol]
+  config.data.scenes.jitter = jitter
+  if protocol == "c":
+    config.model.update({"activation": "swish", "drop_path_rate": 0.2})
+  else:
+    config.model.update({"activation": "relu", "drop_path_rate": 0.0})
+  config.batch_size = config.eval_batch_size = 256
+  config.batch_norm.group = "global"
+  config.train.steps = epochs * _SPINENET_EPOCH
+  config.optimizer.update(
+    {"name": "sgd", "learning_rate": 0.28, "learning_rate_per_examples": 256, "momentum": 0.9}
+  )
+  config.optimizer.update({"nesterov": False, "weight_decay": 4e-5, "clip_norm": 10.0})
+  config.optimizer.undecayed = ("bias$",)
+  config.schedule.update({"name": "step", "warmup_steps": 2000, "warmup_start": 0.0067 / 0.28})
+  config.schedule.boundaries_steps = tuple((epochs - last) * _SPINENET_EPOCH for last in (30, 10))
+
+
+def mobile_coco(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets what mobile detectors on COCO share: pictures squashed to a square, boxes in SSD's code.
+
+  Source: settings of TensorFlow's detection API for SSDLite and MnasFPN.
+  """
+  detector(config, name)
+  coco(config)
+  config.data.scenes.update({"jitter": (1.0, 1.0), "keep_aspect": False})
+  config.task.update({"scales": (10.0, 10.0, 5.0, 5.0), "background": True, "gamma": 2.0})
+  config.task.update({"delta": 1.0, "box_weight": 1.0, "skip_zeros": False})
+  config.task.normalizer = "at_least_one"
+  config.detections.update({"kind": "hard", "overlap": 0.6, "threshold": 1e-8, "candidates": 0})
+  config.optimizer.undecayed = ("bias$",)
+  config.optimizer.weight_decay = 4e-5
+
+
+def ssdlite_coco(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets SSDLite's recipe on COCO: MobileNetV3's, or that of MobileNetV2 for the bodies before it.
+
+  The random crops of these settings are scale jitter here.
+  Source: TensorFlow's detection API, sample settings.
+  """
+  mobile_coco(config, name)
+  config.data.scenes.jitter = (1.0, 2.0)
+  if "mobilenetv3" in name:
+    config.task.alpha = 0.75
+    config.batch_size = config.eval_batch_size = 512
+    config.train.steps = 400_000
+    config.optimizer.update({"name": "sgd", "learning_rate": 0.4, "momentum": 0.9})
+    config.optimizer.nesterov = False
+    config.schedule.update({"name": "cosine", "warmup_steps": 2000, "warmup_start": 1 / 3})
+    return
+  config.task.class_loss = "hard_negatives"
+  config.batch_size, config.eval_batch_size = 24, 128
+  config.train.steps = 400_000
+  config.optimizer.update({"name": "rmsprop", "learning_rate": 0.004, "decay": 0.9})
+  config.optimizer.update({"momentum": 0.9, "eps": 1.0})
+  config.schedule.update({"name": "exponential", "decay_steps": 800_720, "decay_rate": 0.95})
+
+
+def mnasfpn_coco(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets the released recipe of MnasFPN on COCO: 50,000 steps of 1,024 pictures, from scratch.
+
+  Source: Chen et al. 2020 (arXiv 1912.01106), section 4.1; the released settings.
+  """
+  mobile_coco(config, name)
+  config.data.scenes.jitter = (1.0, 1.15)
+  config.batch_size = config.eval_batch_size = 1024
+  config.batch_norm.group = "global"
+  config.train.steps = 50_000
+  config.optimizer.update(
+    {"name": "sgd", "learning_rate": 4.0, "learning_rate_per_examples": 1024, "momentum": 0.9}
+  )
+  config.optimizer.update({"nesterov": False, "clip_norm": 10.0})
+  config.schedule.update({"name": "cosine", "warmup_steps": 5000, "warmup_start": 0.026666 / 4})
+
+
+def segmenter(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets the registered segmentation network `name` and what a task on it takes."""
+  scene_model(config, name)
+  config.model.dropout_rate = models.entry(name).dropout_rate
+  config.task = ml_collections.ConfigDict({"name": "segmentation", "label_smoothing": 0.0})
+  config.augment = ml_collections.ConfigDict()
+  config.checkpoint.best_metric = "miou"
+
+
+def cityscapes(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets DeepLab's recipe on Cityscapes, whose folder is `--config.data.source=segmentation:PATH`.
+
+  Crops of 769 pixels in training as in evaluation; for whole pictures evaluate with
+  `--config.data.scenes.size=1025,2049`.
+  Source: Chen et al. 2018 (arXiv 1802.02611); Howard et al. 2019 (MobileNetV3), section 6.4.
+  """
+  segmenter(config, name)
+  config.data.source = "segmentation:cityscapes"
+  config.data.split.update({"train": "train", "validation": "val", "test": "val"})
+  config.data.image_size = 769
+  config.data.scenes.update({"jitter": (0.5, 2.0), "jitter_step": 0.25, "jitter_base": "picture"})
+  config.model.dtype = "bfloat16"
+  config.batch_size = config.eval_batch_size = 16
+  config.batch_norm.group = "global"
+  config.train.steps = 90_000
+  config.optimizer.update({"name": "sgd", "learning_rate": 0.007, "momentum": 0.9})
+  config.optimizer.update({"nesterov": False, "weight_decay": 4e-5})
+  config.optimizer.undecayed = ("bias$",)
+  config.schedule.update({"name": "polynomial", "power": 0.9})
+
+
 def digit_scenes(config: ml_collections.ConfigDict, name: str, *, steps: int) -> None:
   """Sets the embedded scenes of several digits, and a recipe of minutes for the detector `name`."""
   detector(config, name)
-  config.data.source = "digit_scenes"
-  # No mirroring: a mirrored 5 is a 2 to some. Scales as they come, and a little of both sides.
-  config.data.scenes.update({"max_objects": 8, "jitter": (0.8, 1.25), "flip": 0.0})
+  _small_scenes(config, steps)
   config.detections.update({"candidates": 1000, "most": 20})
-  config.batch_size = 32
-  config.eval_batch_size = 64
+
+
+def digit_scenes_seg(config: ml_collections.ConfigDict, name: str, *, steps: int) -> None:
+  """Sets the classes of the pixels of the embedded scenes, for the segmentation network `name`."""
+  segmenter(config, name)
+  _small_scenes(config, steps)
+  config.data.options.pixels = True
+
+
+def _small_scenes(config: ml_collections.ConfigDict, steps: int) -> None:
+  config.data.source = "digit_scenes"
+  # No mirroring: a mirrored 5 is a 2 to some.
+  config.data.scenes.update({"max_objects": 8, "jitter": (0.8, 1.25), "flip": 0.0})
+  config.batch_size, config.eval_batch_size = 32, 64
   config.train.steps = steps
-  config.model.update({"momentum": 0.9})
+  config.model.momentum = 0.9
   config.optimizer.update({"name": "adam", "learning_rate": 3e-3, "clip_norm": 10.0})
   config.schedule.update({"name": "cosine", "warmup_percent": 5.0})
   config.ema.decay = 0.99

@@ -24,7 +24,8 @@ class Recipe:
 
   positive, negative: IoU from which an anchor has an object, and below which it has none; between
     them it counts for nothing. force: see `matching.match`.
-  scales: of box codes. background: whether logit 0 stands for no object and class c is logit c + 1.
+  scales: of box codes. background: whether logit 0 belongs to no class, and class c to logit c + 1;
+  its target is 0 everywhere, as in TensorFlow's detectors with sigmoids.
   class_loss: `focal` over all anchors, or `hard_negatives`, cross-entropy over positives and the
     worst three negatives for each. alpha, gamma, label_smoothing: see `losses.focal`.
   delta: of the Huber loss. box_weight: of the box loss.
@@ -114,7 +115,7 @@ def class_costs(
   logits: Float[Array, "b a k"], wanted: Targets, recipe: Recipe
 ) -> Float[Array, "b"]:
   """Returns the class loss of each picture, summed over anchors and classes."""
-  slots = jnp.maximum(wanted.classes + recipe.background, 0 if recipe.background else -1)
+  slots = jnp.where(wanted.classes >= 0, wanted.classes + recipe.background, -1)
   hot = jax.nn.one_hot(slots, logits.shape[-1], dtype=jnp.float32)
   counted = wanted.classes != matching.IGNORED
   if recipe.class_loss == "focal":

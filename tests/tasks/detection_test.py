@@ -84,7 +84,7 @@ def slow_class_costs(logits, classes, positive, recipe):
   for anchor, row in enumerate(logits):
     cost = 0.0
     for k, logit in enumerate(row):
-      t = float(k == (classes[anchor] + 1 if classes[anchor] >= 0 else 0))
+      t = float(classes[anchor] >= 0 and k == classes[anchor] + 1)
       p = 1 / (1 + math.exp(-logit))
       cost -= t * math.log(p) + (1 - t) * math.log(1 - p)
     if positive[anchor]:
