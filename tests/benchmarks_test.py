@@ -10,12 +10,16 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def report():
-  spec = importlib.util.spec_from_file_location("report", ROOT / "benchmarks" / "report.py")
+def _load(name):
+  spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+@pytest.fixture(scope="module")
+def report():
+  return _load("report")
 
 
 _SECONDS = {
@@ -64,3 +68,11 @@ def test_help_of_the_latency_benchmark_names_the_source():
   command = [sys.executable, str(ROOT / "benchmarks" / "latency.py"), "--help"]
   done = subprocess.run(command, capture_output=True, text=True)
   assert done.returncode == 0 and "--large" in done.stdout
+
+
+def test_suppression_keeps_what_the_programs_keep_that_it_is_measured_against(monkeypatch, capsys):
+  sizes = ["--boxes", "70", "--classes", "4", "--batch", "2", "--rounds", "1"]
+  monkeypatch.setattr(sys, "argv", ["detection.py", *sizes])
+  _load("detection").main()
+  rows = capsys.readouterr().out.splitlines()[2:]
+  assert len(rows) == 4 and all(row.endswith("100.0%") for row in rows)

@@ -22,15 +22,21 @@ class Known:
   image_size: int | None = None
 
 
+_COCO = {"train": 118_287, "validation": 5_000, "test": 40_670}
+
 KNOWN = {
   "cars196": Known(196, {"train": 8_144, "test": 8_041}),
   "cifar10": Known(10, {"train": 50_000, "test": 10_000}, 32),
   "cifar100": Known(100, {"train": 50_000, "test": 10_000}, 32),
+  # Also a COCO folder's: `coco:PATH`.
+  "coco": Known(80, _COCO),
+  "coco/2017": Known(80, _COCO),
   "food101": Known(101, {"train": 75_750, "validation": 25_250}),
   "imagenet2012": Known(1_000, {"train": 1_281_167, "validation": 50_000}),
   "oxford_flowers102": Known(102, {"train": 1_020, "validation": 1_020, "test": 6_149}),
   "oxford_iiit_pet": Known(37, {"train": 3_680, "test": 3_669}),
   "svhn_cropped": Known(10, {"train": 73_257, "test": 26_032, "extra": 531_131}, 32),
+  "voc/2012": Known(20, {"train": 5_717, "validation": 5_823, "test": 10_991}),
 }
 
 _PART = re.compile(r"(\w+)(?:\[(-?\d*)(%?):(-?\d*)(%?)\])?")

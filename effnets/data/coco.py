@@ -1,7 +1,8 @@
 """A COCO folder as a source of scenes: `coco:PATH`, annotations in JSON beside folders of pictures.
 
 PATH/annotations/instances_SPLIT.json with the pictures in PATH/SPLIT (or PATH/images/SPLIT), where
-SPLIT may end in a year as in `train2017`. `validation` and `val` mean the same.
+SPLIT may end in a year as in `train2017`. `validation` and `val` mean the same. `test` and
+`test-dev`, of which COCO publishes no objects, are read from image_info_SPLIT.json.
 
 Options:
   year         of several, such as 2017

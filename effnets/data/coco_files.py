@@ -31,7 +31,9 @@ NAMES = tuple(
 )
 
 _ALIASES = {"validation": "val"}
-_FILE = re.compile(r"instances_([A-Za-z_]+?)(\d{4})?\.json")
+# What COCO publishes of pictures whose objects are kept secret has another name.
+_SECRET = "image_info_"
+_FILE = re.compile(rf"(?:{_SECRET}|instances_)(.+?)(\d{{4}})?\.json")
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
@@ -56,6 +58,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     ) from error
   except RecursionError as error:
     raise errors.UserError(f"{path}: nested too deeply; expected a COCO file in JSON.") from error
+  if isinstance(dataset, dict) and path.name.startswith(_SECRET):
+    dataset.setdefault("annotations", [])
   if not isinstance(dataset, dict):
     raise errors.UserError(f"{path}: expected an object with images, annotations and categories.")
   for part, needed in (
@@ -122,7 +126,9 @@ def _line(text: str, part: str, number: int) -> int:
 def find(root, split: str, year: str, key: str, split_key: str):
   """Returns the annotation file and the folder of pictures of a split."""
   inner = root / "annotations"
-  files = sorted(inner.glob("instances_*.json")) if inner.is_dir() else []
+  # Of two files for one split, the one with objects comes last and stays.
+  files = sorted(inner.glob("*.json")) if inner.is_dir() else []
+  files = [file for file in files if _FILE.fullmatch(file.name)]
   if not files:
     raise errors.UserError(
       f"{key}.source='coco:{root}': no annotations in {inner.absolute()}; expected "
@@ -131,8 +137,7 @@ def find(root, split: str, year: str, key: str, split_key: str):
   known = {}
   for file in files:
     match = _FILE.fullmatch(file.name)
-    if match:
-      known[match[1], match[2] or ""] = file
+    known[match[1], match[2] or ""] = file
   wanted = _ALIASES.get(split, split)
   fits = {k: f for k, f in known.items() if _ALIASES.get(k[0], k[0]) == wanted}
   if not fits:
@@ -145,7 +150,9 @@ def find(root, split: str, year: str, key: str, split_key: str):
       f"{key}.options.year={year!r}: {root} has {split} of {', '.join(years)}; name one of them."
     )
   (name, its_year), file = next(iter(fits.items()))
-  folders = [root / (name + its_year), root / "images" / (name + its_year)]
+  # test-dev is a part of test.
+  pictures = name.removesuffix("-dev") + its_year
+  folders = [root / pictures, root / "images" / pictures]
   return file, next((f for f in folders if f.is_dir()), folders[0])
 
 

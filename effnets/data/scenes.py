@@ -8,7 +8,8 @@ A scene is an example with, beside `image`, any of
   masks     uint8 (n, h, w): 1 where the object is
   semantic  uint8 (h, w): class of each pixel, 255 where it does not count
 
-`label` is -1: a scene has no single class. The transforms here give arrays of fixed shape:
+`label` is -1: a scene has no single class. The transforms here (`Jitter` and `SsdCrop` to train,
+`Fit` to evaluate) give arrays of fixed shape:
 
   image     uint8 (H, W, 3): the picture at the top left, `fill` below and right of it
   boxes     float32 (m, 4): in pixels of that, 0 in padding
@@ -41,10 +42,14 @@ FILL = (124, 116, 104)
 IGNORED = 255
 BASES = ("target", "picture")
 
+# Of `SsdCrop`.
+_SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+_ATTEMPTS = 50
+
 
 @dataclasses.dataclass(frozen=True)
 class _Sized:
-  """What both transforms share.
+  """What the transforms share.
 
   size: height and width of the result. max_objects: m. crowds: c. mask_size: s, 0 for no masks.
   semantic: whether scenes have, and keep, classes of pixels; objects: whether they have objects.
@@ -135,6 +140,72 @@ class Jitter(_Sized):
       ratios = _ratios(self.size, sides, factor, self.keep_aspect)
     window = _Window.of(sides, ratios, self.size, (down, across), turn < self.flip)
     return _placed(example, self, window, self.least)
+
+
+@dataclasses.dataclass(frozen=True)
+class SsdCrop(_Sized):
+  """Training of mobile detectors: a random part of the picture, stretched to `size`.
+
+  One of seven least shares is drawn, and parts (`area` of the picture's, width over height within
+  `aspect`) until one holds that share of some object, 50 at most; after that, and with probability
+  `whole`, it is all of the picture. Objects of which less than that share is in sight are left out.
+  flip: probability of mirroring.
+
+  Source: Liu et al. 2016 (SSD), and `ssd_random_crop` of the Object Detection API's settings, which
+  has shares up to 1.
+  """
+
+  keep_aspect: bool = False
+  area: tuple[float, float] = (0.1, 1.0)
+  aspect: tuple[float, float] = (0.5, 2.0)
+  whole: float = 0.15
+  flip: float = 0.5
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not 0 < self.area[0] <= self.area[1] <= 1 or not 0 < self.aspect[0] <= self.aspect[1]:
+      raise ValueError(f"area must be a range within (0, 1], aspect a range above 0: {self}.")
+    if not 0 <= self.whole <= 1 or not 0 <= self.flip <= 1:
+      raise ValueError(f"whole and flip must be probabilities: {self}.")
+
+  def __call__(self, example: sources.Example, draw: decode.Draw) -> sources.Example:
+    """Returns the example with arrays of fixed shape; see the module."""
+    rng = draw("crop")
+    turn, whole, which = rng.random(3)
+    if whole >= self.whole:
+      example = self._cut(example, _SHARES[int(which * len(_SHARES))], rng)
+    sides = example["image"].shape[:2]
+    ratios = _ratios(self.size, sides, 1.0, self.keep_aspect)
+    return _placed(
+      example, self, _Window.of(sides, ratios, self.size, (0.0, 0.0), turn < self.flip)
+    )
+
+  def _cut(self, example, share: float, rng: np.random.Generator) -> sources.Example:
+    height, width = example["image"].shape[:2]
+    boxes = np.asarray(example.get("boxes", np.zeros((0, 4))), np.float32)
+    for _ in range(_ATTEMPTS):
+      box = decode.random_box(height, width, rng, area=self.area, aspect=self.aspect, attempts=1)
+      if box is None:
+        continue
+      top, left, h, w = box
+      inside = np.clip(boxes, [top, left, top, left], [top + h, left + w, top + h, left + w])
+      seen = _areas(inside) / np.maximum(_areas(boxes), 1e-9)
+      if len(boxes) and not np.any(seen >= max(share, 1e-6)):
+        continue
+      kept = seen >= share
+      rows, columns = slice(top, top + h), slice(left, left + w)
+      cut = {**example, "image": example["image"][rows, columns]}
+      if "boxes" in example:
+        cut["boxes"] = (inside - [top, left, top, left])[kept].astype(np.float32)
+      for name in ("classes", "crowd"):
+        if name in example:
+          cut[name] = example[name][kept]
+      if "masks" in example:
+        cut["masks"] = example["masks"][kept][:, rows, columns]
+      if "semantic" in example:
+        cut["semantic"] = example["semantic"][rows, columns]
+      return cut
+    return example
 
 
 def back(

@@ -87,7 +87,7 @@ def _scattered(labels: Array, predictions: Array, classes: int) -> Array:
   cell = jnp.where(counted, labels * classes + predictions, classes * classes)
   picture = jnp.arange(len(cell))[:, None, None]
   counts = jnp.zeros((len(cell), classes * classes + 1), jnp.int32).at[picture, cell].add(1)
-  return counts[:, :-1]
+  return counts[:, :-1].reshape(-1, classes, classes)
 
 
 def _multiplied(labels: Array, predictions: Array, classes: int) -> Array:

@@ -18,6 +18,7 @@ from effnets.data import catalog
     ("cifar100", "train[10%:90%]", 40_000),
     ("oxford_flowers102", "train+validation", 2_040),
     ("svhn_cropped", "train+extra", 604_388),
+    ("coco/2017", "validation", 5_000),
     ("cifar10", "unlabelled", None),
     ("my_own", "train", None),
   ],

@@ -238,6 +238,16 @@ def test_splits_and_years(tmp_path):
   assert len(_open(tmp_path, "any", **explicit)) == 2
 
 
+def test_a_split_whose_objects_are_secret(tmp_path):
+  dataset = _dataset()
+  del dataset["annotations"]
+  path = _write(tmp_path, dataset, "test2017")
+  path.rename(path.with_name("image_info_test-dev2017.json"))
+  source = _open(tmp_path, "test-dev")
+  assert len(source) == 2 and len(source[0]["boxes"]) == 0 and source[0]["image"].shape[0] == 20
+  assert source.truth()["annotations"] == []
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [

@@ -129,6 +129,39 @@ def test_too_many_objects_leave_the_largest_and_are_counted():
   assert found["classes"].tolist() == sorted(np.argsort(-sizes)[:4].tolist())
 
 
+def test_crops_hold_the_share_of_an_object_that_was_drawn():
+  """Pixels name their place, so the part can be read off the result and judged by a loop."""
+  y, x = np.mgrid[:60, :80]
+  example = _scene(60, 80, count=4)
+  example["crowd"][:] = False
+  example["image"] = np.stack([y, x, 0 * x], -1).astype(np.uint8)
+  crop = scenes.SsdCrop((60, 80), flip=0.0, interpolation="bilinear")
+  whole, parts = 0, set()
+  for position in range(150):
+    _, alone, which = draws.generator(0, "crop", position).random(3)
+    share = (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)[int(which * 7)]
+    found = crop(example, decode.drawing(0, position))
+    if found["original"].tolist() == [60, 80]:
+      whole += 1
+      continue
+    assert alone >= 0.15
+    parts.add(tuple(found["original"]))
+    h, w = found["original"]
+    top, left = found["image"][0, 0, :2].astype(int)
+    expected = []
+    for box, label in zip(example["boxes"], example["classes"], strict=True):
+      inside = np.clip(box, [top, left, top, left], [top + h, left + w, top + h, left + w])
+      seen = np.prod(inside[2:] - inside[:2]) / np.prod(box[2:] - box[:2])
+      if seen >= share and seen > 0:
+        moved = (inside - [top, left, top, left]) * np.tile([60 / h, 80 / w], 2)
+        expected.append((label, moved))
+    assert expected and found["classes"][: len(expected)].tolist() == [k for k, _ in expected]
+    assert found["objects"] == len(expected)
+    np.testing.assert_allclose(found["boxes"][: len(expected)], [b for _, b in expected], atol=1e-3)
+  # 0.15 of 150, and those that found no part: at share 1 not every picture has one.
+  assert 10 < whole < 60 and len(parts) > 50
+
+
 def test_streams_give_the_same_scene_at_a_position_and_batches_hold_the_fields():
   jitter = scenes.Jitter((32, 40), max_objects=3, mask_size=7, semantic=True)
   make = lambda: data.Stream(_SCENES, seed=1, transform=jitter)  # noqa: E731

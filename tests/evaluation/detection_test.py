@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle_lib
 
+import effnets.data as data
 import effnets.ops as ops
 from effnets.data import coco_files, digit_scenes
 from effnets.evaluation import detection
@@ -236,6 +237,26 @@ def test_perfect_detections_of_scenes_have_an_ap_of_one(tmp_path):
   assert set(read[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
   assert detection.average_precision(source.truth(), read)[0]["ap"] == pytest.approx(1)
   assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_boxes_of_evaluation_batches_go_back_to_the_files_pictures(tmp_path):
+  digit_scenes.write(tmp_path, {"examples": 7, "canvas": 100})
+  source = data.open_source(f"coco:{tmp_path}", "validation")
+  fit = data.scenes.Fit((64, 96), max_objects=5)
+  scores = np.full((4, 5), 0.5)
+  found = []
+  for batch in data.eval_batches(source, 4, transform=fit, threads=0):
+    real = batch["mask"]
+    boxes = data.scenes.back(batch["boxes"], batch["scale"], batch["original"])
+    found += detection.results(
+      boxes[real],
+      scores[real],
+      batch["classes"][real],
+      image_ids=source.image_ids[batch["index"][real]],
+      category_ids=source.category_ids,
+    )
+  figures, _ = detection.average_precision(source.truth(), found)
+  assert figures["ap"] == pytest.approx(1)
 
 
 def test_results_skip_padding_and_refuse_nonsense():
