@@ -44,8 +44,19 @@ class DigitScenes:
   category_ids = tuple(range(1, num_classes + 1))
   semantic_names = ("background", *class_names)
 
-  def __init__(self, split: str, source: digits.Digits, *, canvas: int, most: int, examples: int):
-    """Composes scenes of the digits of `source`."""
+  def __init__(
+    self,
+    split: str,
+    source: digits.Digits,
+    *,
+    canvas: int,
+    most: int,
+    examples: int,
+    pixels: bool = False,
+  ):
+    """Composes scenes of the digits of `source`. pixels: classes are those of pixels."""
+    if pixels:
+      self.num_classes, self.class_names = len(self.semantic_names), self.semantic_names
     self.name, self.image_size, self.most = f"digit_scenes/{split}", canvas, most
     self._split, self._source, self._examples = split, source, examples
     self.image_ids = np.arange(1, examples + 1, dtype=np.int64)
@@ -110,11 +121,16 @@ def _hull(mask: np.ndarray) -> tuple[int, int, int, int]:
 def open_split(
   argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
 ) -> DigitScenes:
-  """Returns one split; options `canvas`, `examples`, `most`.
+  """Returns one split; options `canvas`, `examples`, `most`, `pixels`.
+
+  pixels: True where classes are those of `semantic`, as segmentation counts them.
 
   Raises: errors.UserError if the split or an option is not one of these.
   """
-  sources.check_options(options, _WHOLE, kind="digit_scenes", key=key)
+  sources.check_options(options, (*_WHOLE, "pixels"), kind="digit_scenes", key=key)
+  pixels = options.get("pixels", False)
+  if not isinstance(pixels, bool):
+    raise errors.UserError(f"{key}.options.pixels={pixels!r} is not True or False.")
   if split not in SPLITS:
     raise errors.unknown(split_key, split, "a split of digit_scenes", SPLITS)
   values = {}
@@ -127,7 +143,7 @@ def open_split(
         f"default: {default}."
       )
   source = digits.open_split(argument, split, options={}, key=key, split_key=split_key)
-  return DigitScenes(split, source, **values)
+  return DigitScenes(split, source, **values, pixels=pixels)
 
 
 def write(path: str | os.PathLike, options: Mapping[str, Any] | None = None) -> dict[str, int]:

@@ -172,11 +172,10 @@ def mobile_coco(config: ml_collections.ConfigDict, name: str) -> None:
 def ssdlite_coco(config: ml_collections.ConfigDict, name: str) -> None:
   """Sets SSDLite's recipe on COCO: MobileNetV3's, or that of MobileNetV2 for the bodies before it.
 
-  The random crops of these settings are scale jitter here.
   Source: TensorFlow's detection API, sample settings.
   """
   mobile_coco(config, name)
-  config.data.scenes.jitter = (1.0, 2.0)
+  config.data.scenes.crop = "ssd"
   if "mobilenetv3" in name:
     config.task.alpha = 0.75
     config.batch_size = config.eval_batch_size = 512

@@ -100,6 +100,7 @@ def total(placement: parallel.Placement, value: Float[Array, ""]) -> tuple[Float
 _SETTINGS: dict[str, Any] = {
   "size": (),
   "max_objects": 100,
+  "crop": "jitter",
   "jitter": (0.1, 2.0),
   "jitter_step": 0.0,
   "jitter_base": "target",
@@ -108,6 +109,7 @@ _SETTINGS: dict[str, Any] = {
   "keep_aspect": True,
   "mask_size": 0,
 }
+_CROPS = ("jitter", "ssd")
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -115,8 +117,9 @@ def settings(config: Any) -> dict[str, Any]:
 
     size         height and width in pixels; empty: `config.data.image_size` each
     max_objects  of a picture; the smallest of more are left out
-    jitter       range of the scale in training; (1, 1) for none. jitter_step, jitter_base, flip,
-                 least, keep_aspect: see `data.scenes.Jitter`
+    crop         in training: `jitter`, a random scale, or `ssd`, see `data.scenes.SsdCrop`
+    jitter       range of the scale; (1, 1) for none. jitter_step, jitter_base, flip, least,
+                 keep_aspect: see `data.scenes.Jitter`
     mask_size    side of an object's mask, 0 for none
 
   Raises: UserError for a name or value that is none.
@@ -135,6 +138,8 @@ def settings(config: Any) -> dict[str, Any]:
     raise errors.UserError(f"{key}.jitter={found['jitter']!r} should be above 0 and ascending.")
   if not 0 <= found["flip"] <= 1:
     raise errors.UserError(f"{key}.flip={found['flip']!r} should be a probability, in [0, 1].")
+  if found["crop"] not in _CROPS:
+    raise errors.unknown(f"{key}.crop", found["crop"], "a way to crop", _CROPS)
   if found["jitter_base"] not in data.scenes.BASES:
     raise errors.unknown(f"{key}.jitter_base", found["jitter_base"], "a base", data.scenes.BASES)
   return found
@@ -170,6 +175,8 @@ def transform(config: Any, *, training: bool, objects: bool, semantic: bool) -> 
   }
   if not training:
     return data.scenes.Fit(**shared)
+  if given["crop"] == "ssd":
+    return data.scenes.SsdCrop(**shared, flip=given["flip"])
   low, high = given["jitter"]
   return data.scenes.Jitter(
     **shared,
