@@ -4,12 +4,17 @@ from effnets.models import cifar as cifar
 from effnets.models import detector as detector
 from effnets.models import efficientdet as efficientdet
 from effnets.models import efficientnet as efficientnet
+from effnets.models import mask_rcnn as mask_rcnn
 from effnets.models import mixnet as mixnet
 from effnets.models import mnasnet as mnasnet
+from effnets.models import mobile_detectors as mobile_detectors
 from effnets.models import mobilenet as mobilenet
 from effnets.models import pyramids as pyramids
 from effnets.models import resnet as resnet
+from effnets.models import retinanet as retinanet
 from effnets.models import scaling as scaling
+from effnets.models import spinenet as spinenet
+from effnets.models import ssd as ssd
 from effnets.models.counting import Count as Count
 from effnets.models.counting import count as count
 from effnets.models.folding import fold as fold
