@@ -13,6 +13,7 @@ from effnets.models import pyramids as pyramids
 from effnets.models import resnet as resnet
 from effnets.models import retinanet as retinanet
 from effnets.models import scaling as scaling
+from effnets.models import segmentation as segmentation
 from effnets.models import spinenet as spinenet
 from effnets.models import ssd as ssd
 from effnets.models.counting import Count as Count

@@ -46,7 +46,8 @@ class Row:
   dilated: stride-1 blocks have 3x3 taps so far apart that they span `kernel`.
   declared: input channels as the skip rule sees them, None for the true ones.
   activated_skip: the first block's shortcut begins behind its first norm and activation.
-  rate: pixels between the taps of a depthwise convolution (see `atrous`).
+  rate: pixels between the taps of the spatial convolution, of an `mbconv`, a `separable` or a
+    `bottleneck` (see `atrous`).
   widened: inner channels of an `mbconv` row's first block, instead of `expand` times the input's;
     None for those.
   grown: of a `pyramid`: inner channels before the first block and of the last one, between which
@@ -419,7 +420,12 @@ class Bottleneck(Block):
     inner = layers.divisible(row.channels * row.expand)
     y = self._convolve("reduce", inner, activation=row.activation)(x, train)
     spatial = self._convolve(
-      "spatial", inner, kernel=row.kernel, stride=row.stride, activation=row.activation
+      "spatial",
+      inner,
+      kernel=row.kernel,
+      stride=row.stride,
+      activation=row.activation,
+      rate=row.rate,
     )(y, train)
     y = self._convolve("project", row.channels, scale=0.0)(spatial, train)
     if row.stride > 1 or x.shape[-1] != row.channels:

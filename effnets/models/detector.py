@@ -385,7 +385,7 @@ _KNOWN = tuple(field.name for field in dataclasses.fields(registry.Entry))
 
 
 def add(name: str, construct: Any = build, *, params: int, madds: float, **known: Any) -> None:
-  """Registers the detector that `construct` builds under `name`.
+  """Registers the network that `construct` builds under `name`.
 
   Args: params, madds: of the default network. known: fields of `registry.Entry` and arguments of
     `construct`, which become the model's own defaults.
@@ -393,7 +393,8 @@ def add(name: str, construct: Any = build, *, params: int, madds: float, **known
   entry = {"image_size": 512, "num_classes": 90, "drop_path_rate": 0.0, "paper": None}
   entry |= {"task": "detection", "dropout_rate": 0.0, "interpolation": "bilinear"}
   entry |= {key: value for key, value in known.items() if key in _KNOWN}
-  shared = ("image_size", "num_classes", "drop_path_rate")
+  shared = ["image_size", "num_classes", "drop_path_rate"]
+  shared += ["dropout_rate"] if "dropout_rate" in known else []
   own = {key: entry[key] for key in shared}
   own |= {key: value for key, value in known.items() if key not in _KNOWN}
   registry.register(
