@@ -1,7 +1,7 @@
 """Every registered model in numbers: `python -m effnets.zoo [PATTERN] [--json]`.
 
 Parameters and multiply-adds are counted from the module's abstract trace, at the model's own image
-size and with 1,000 classes; no weights are made. The paper's printed figures stand beside them.
+size and with its paper's classes; no weights are made. The printed figures stand beside them.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from effnets import errors, models
 def rows(pattern: str = "*") -> list[dict[str, Any]]:
   """Returns one dict per model that matches the glob `pattern`, in natural order.
 
-  Keys: name, params (trainable), madds (of convolutions and dense layers), image_size (pixels),
-  paper_params, paper_madds (as printed there, or None), paper (arXiv number, or None).
+  Keys: name, task, params (trainable), madds (of convolutions and dense layers), image_size
+  (pixels, or height and width), paper_params, paper_madds, paper_top1, paper_ap, paper_miou (as
+  printed there, or None), paper (arXiv number, or None).
 
   Raises: UserError if no model matches.
   """
@@ -32,15 +33,19 @@ def rows(pattern: str = "*") -> list[dict[str, Any]]:
   found = []
   for name in names:
     entry = models.entry(name)
-    count = models.count(models.create(name))
+    count = models.count(models.create(name), entry.counted)
     found.append(
       {
         "name": name,
+        "task": entry.task,
         "params": count.params,
         "madds": count.madds,
-        "image_size": entry.image_size,
+        "image_size": entry.counted or entry.image_size,
         "paper_params": entry.paper_params,
         "paper_madds": entry.paper_madds,
+        "paper_top1": entry.paper_top1,
+        "paper_ap": entry.paper_ap,
+        "paper_miou": entry.paper_miou,
         "paper": entry.paper,
       }
     )
@@ -55,6 +60,16 @@ def _millions(value: float | None) -> str:
   return "" if value is None else f"{value / 1e6:,.1f} M"
 
 
+def _size(pixels: int | tuple[int, int]) -> str:
+  return str(pixels) if isinstance(pixels, int) else "x".join(map(str, pixels))
+
+
+def _measure(row: dict[str, Any]) -> str:
+  """Returns the paper's accuracy, box AP or mean IoU, in percent."""
+  named = {"paper_top1": "top-1", "paper_ap": "AP", "paper_miou": "mIoU"}
+  return " ".join(f"{row[key]} {name}" for key, name in named.items() if row[key] is not None)
+
+
 def table(found: Sequence[dict[str, Any]]) -> rich_table.Table:
   """Returns the rows as a table to print, with the differences from the papers."""
   shown = rich_table.Table(box=None, header_style="bold")
@@ -67,19 +82,21 @@ def table(found: Sequence[dict[str, Any]]) -> rich_table.Table:
     "multiply-adds",
     "paper",
     "",
+    "measure",
     "arXiv",
   ):
     shown.add_column(column, justify="left" if column in ("model", "arXiv") else "right")
   for row in found:
     shown.add_row(
       row["name"],
-      str(row["image_size"]),
+      _size(row["image_size"]),
       f"{row['params']:,}",
       _millions(row["paper_params"]),
       _difference(row["params"], row["paper_params"]),
       _millions(row["madds"]),
       _millions(row["paper_madds"]),
       _difference(row["madds"], row["paper_madds"]),
+      _measure(row),
       row["paper"] or "",
     )
   return shown

@@ -46,8 +46,10 @@ class Row:
   dilated: stride-1 blocks have 3x3 taps so far apart that they span `kernel`.
   declared: input channels as the skip rule sees them, None for the true ones.
   activated_skip: the first block's shortcut begins behind its first norm and activation.
-  rate: pixels between the taps of a depthwise convolution (see `atrous`).
-  widened: inner channels of an `mbconv`, instead of `expand` times the input's; None for those.
+  rate: pixels between the taps of the spatial convolution, of an `mbconv`, a `separable` or a
+    `bottleneck` (see `atrous`).
+  widened: inner channels of an `mbconv` row's first block, instead of `expand` times the input's;
+    None for those.
   grown: of a `pyramid`: inner channels before the first block and of the last one, between which
     they grow evenly, rounded; the output has them over `expand`. None: `channels` in every block.
   """
@@ -198,6 +200,23 @@ def small_strides(rows: Sequence[Row]) -> tuple[Row, ...]:
   )
 
 
+def halve(rows: Sequence[Row], *, inner: bool = False) -> tuple[Row, ...]:
+  """Returns the rows with half the channels in the last stage that strides, and behind it.
+
+  inner: the expansion of its first block is halved too, else it only follows from its input.
+  Source: Howard et al. 2019 (arXiv 1905.02244), section 6.3 (not inner) and 6.4 (inner).
+  """
+  last = max((i for i, row in enumerate(rows) if row.stride > 1), default=0)
+  before = rows[last - 1].channels if last else 0
+  halved = []
+  for index, row in enumerate(rows):
+    if index >= last:
+      widened = layers.divisible(before * row.expand / 2) if inner and index == last else None
+      row = dataclasses.replace(row, channels=row.channels // 2, widened=widened)
+    halved.append(row)
+  return tuple(halved)
+
+
 def atrous(rows: Sequence[Row], stride: int, *, before: int = 2) -> tuple[Row, ...]:
   """Returns one row per block, with no more than `stride` in all.
 
@@ -245,6 +264,7 @@ def unroll(rows: Sequence[Row]) -> tuple[Row, ...]:
       joined=row.joined or index > 0,
       declared=row.declared if index == 0 else None,
       activated_skip=row.activated_skip and index == 0,
+      widened=row.widened if index == 0 else None,
       channels=_grown(row, index),
       grown=None,
     )
@@ -400,7 +420,12 @@ class Bottleneck(Block):
     inner = layers.divisible(row.channels * row.expand)
     y = self._convolve("reduce", inner, activation=row.activation)(x, train)
     spatial = self._convolve(
-      "spatial", inner, kernel=row.kernel, stride=row.stride, activation=row.activation
+      "spatial",
+      inner,
+      kernel=row.kernel,
+      stride=row.stride,
+      activation=row.activation,
+      rate=row.rate,
     )(y, train)
     y = self._convolve("project", row.channels, scale=0.0)(spatial, train)
     if row.stride > 1 or x.shape[-1] != row.channels:

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from effnets import errors
-from effnets.models import registry
+from effnets import errors, ops
+from effnets.models import layers, registry
 
 SHARED = (
   "plain",
@@ -67,6 +68,61 @@ class Body:
     if not frozen:
       return ()
     return (name,) if frozen < 0 else tuple(f"{name}/{n}" for n in self.module.frozen_names())
+
+
+class Whole(nn.Module):
+  """What networks on a body have in common: its fields reach the body and the layers behind it.
+
+  body: what it is built on; it keeps its own padding, momentum and epsilon.
+  num_classes: logits. image_size: pixels, height and width, it was designed for; any other works.
+  frozen_blocks: of the body, see `network.Network`. The others: see there too.
+  """
+
+  body: Body
+  num_classes: int = 90
+  image_size: int = 512
+  remat: str = "none"
+  frozen_blocks: int = 0
+  norm_sets: int = 1
+  norm_parts: tuple[int, ...] = (0,)
+  norm_shards: int = 1
+  padding: str = "SAME"
+  plain: bool = False
+  dtype: Any = "float32"
+  momentum: float = 0.99
+  epsilon: float = 1e-3
+  group: ops.Group = ops.Group()
+  folded: bool = False
+
+  def setup(self) -> None:
+    self.backbone = self.body.build(self)
+
+  @property
+  def drop_path_rate(self) -> float:
+    """The body's."""
+    return self.body.module.drop_path_rate
+
+  def settings(self) -> layers.Settings:
+    """Returns what the layers behind the body share."""
+    return layers.Settings(
+      padding=self.padding,
+      plain=self.plain,
+      dtype=jnp.dtype(self.dtype),
+      momentum=self.momentum,
+      epsilon=self.epsilon,
+      group=self.group,
+      norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
+      folded=self.folded,
+    )
+
+  def norm_epsilon(self, name: str) -> float:
+    """Returns the epsilon of the norms in the top-level part `name`."""
+    return self.body.module.epsilon if name == "backbone" else self.epsilon
+
+  def frozen_names(self) -> tuple[str, ...]:
+    """Returns path prefixes of frozen parameters, whose gradient is zero."""
+    module = self.body.module.clone(frozen_blocks=self.frozen_blocks)
+    return dataclasses.replace(self.body, module=module).frozen_names()
 
 
 def create(name: str, settings: Mapping[str, Any], *, taps: Mapping[int, str] = {}) -> Body:

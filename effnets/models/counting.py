@@ -69,7 +69,9 @@ def _madds(jaxpr: core.Jaxpr) -> int:
     if name == "conv_general_dilated":
       kernel = equation.invars[1].aval.shape
       outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-      total += math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+      numbers = math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+      # A transposed convolution's input is mostly zeros, which nothing has to multiply.
+      total += numbers // math.prod(params["lhs_dilation"])
     elif name == "dot_general":
       (contracted, _), _ = params["dimension_numbers"]
       shape = equation.invars[0].aval.shape

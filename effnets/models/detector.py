@@ -63,36 +63,37 @@ class HeadSpec:
 HEADS = ("towers", "tower", "ssd")
 
 
-class Detector(nn.Module):
-  """Class logits and box regressions for the anchors of every level.
+def make_neck(
+  spec: PyramidSpec, levels: tuple[int, ...], settings: layers.Settings, remat: bool
+) -> nn.Module | None:
+  """Returns the module of a pyramid, None if there is none, to be assigned in a `setup`."""
+  if spec.kind == "none":
+    return None
+  if spec.kind == "retinanet":
+    return pyramids.TopDown(levels, spec.style.width, settings, name="pyramid")
+  if spec.kind == "mnasfpn":
+    return mnasfpn.MnasFpn(levels, spec.cell, spec.repeats, settings, name="pyramid")
+  return pyramids.Pyramid(
+    levels,
+    spec.nodes or pyramids.GRAPHS[spec.kind](levels),
+    spec.repeats,
+    spec.style,
+    settings,
+    remat=remat,
+    name="pyramid",
+  )
 
-  body, pyramid, head: its parts, as data. anchor_grid: one of `ops.anchors`; its levels are those
-  of the pyramid.
-  num_classes: logits of an anchor. image_size: pixels, height and width, it was designed for; any
-  other works. frozen_blocks: of the body, see `network.Network`.
+
+class Pyramidal(bodies.Whole):
+  """A body, a pyramid over its features, anchors on its levels.
+
+  pyramid: as data. anchor_grid: one of `ops.anchors`; its levels are those of the pyramid.
   remat: `block` keeps the input of every block and pyramid cell alone and computes the rest again.
-  The others: see `network.Network`; they hold for the pyramid and the head, the body has its own
-  padding, momentum and epsilon.
+  The others: see `bodies.Whole`.
   """
 
-  body: bodies.Body
   pyramid: PyramidSpec = PyramidSpec()
-  head: HeadSpec = HeadSpec()
   anchor_grid: ops.anchors.Grid | ops.anchors.Default = ops.anchors.Grid()
-  num_classes: int = 90
-  image_size: int = 512
-  remat: str = "none"
-  frozen_blocks: int = 0
-  norm_sets: int = 1
-  norm_parts: tuple[int, ...] = (0,)
-  norm_shards: int = 1
-  padding: str = "SAME"
-  plain: bool = False
-  dtype: Any = "float32"
-  momentum: float = 0.99
-  epsilon: float = 1e-3
-  group: ops.Group = ops.Group()
-  folded: bool = False
 
   @property
   def levels(self) -> tuple[int, ...]:
@@ -100,36 +101,55 @@ class Detector(nn.Module):
     return self.anchor_grid.levels
 
   @property
-  def drop_path_rate(self) -> float:
-    """The body's."""
-    return self.body.module.drop_path_rate
-
-  @property
   def dropout_rate(self) -> float:
     """There is none."""
     return 0.0
 
-  def settings(self) -> layers.Settings:
-    """Returns what the layers of pyramid and head share."""
-    return layers.Settings(
-      padding=self.padding,
-      plain=self.plain,
-      dtype=jnp.dtype(self.dtype),
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      group=self.group,
-      norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
-      folded=self.folded,
-    )
+  def setup(self) -> None:
+    super().setup()
+    self.neck = make_neck(self.pyramid, self.levels, self.settings(), self.remat == "block")
+
+  def anchors(self, image_size: int | tuple[int, int] | None = None) -> Float[np.ndarray, "n 4"]:
+    """Returns the anchors, y0 x0 y1 x1 in pixels, in the order of the flattened predictions.
+
+    Args: image_size: pixels, or (height, width); None for the module's own.
+    """
+    return self.anchor_grid.boxes(self.image_size if image_size is None else image_size)
+
+  def features(
+    self, images: Float[Array, "b h w 3"], *, train: bool = False, keys: _Keys = None
+  ) -> list[Float[Array, "b _h _w _c"]]:
+    """Returns the pyramid's feature of every level, in the compute dtype. Args: of `__call__`."""
+    found = self.body.features(self.backbone, images, self.levels, train=train, keys=keys)
+    if self.neck is not None:
+      return self.neck(found, train)
+    missing = [level for level in self.levels if level not in found]
+    if missing:
+      raise errors.UserError(
+        f"config.model.pyramid='none': the body has levels {sorted(found)}, not {missing}."
+      )
+    return [found[level] for level in self.levels]
+
+
+class Detector(Pyramidal):
+  """Class logits and box regressions for the anchors of every level.
+
+  head: as data. num_classes: logits of an anchor. The others: see `Pyramidal`.
+  """
+
+  head: HeadSpec = HeadSpec()
+
+  def norm_epsilon(self, name: str) -> float:
+    """Returns the epsilon of the norms in the top-level part `name`."""
+    own = "head" in name and self.head.epsilon is not None
+    return self.head.epsilon if own else super().norm_epsilon(name)
 
   def setup(self) -> None:
-    self.backbone = self.body.build(self)
-    settings = self.settings()
-    self.neck = self._neck(settings)
+    super().setup()
     head = self.head
     settings = dataclasses.replace(
-      settings,
-      epsilon=self.epsilon if head.epsilon is None else head.epsilon,
+      self.settings(),
+      epsilon=self.norm_epsilon("head"),
       momentum=self.momentum if head.momentum is None else head.momentum,
     )
     counts = self.anchor_grid.counts()
@@ -167,50 +187,6 @@ class Detector(nn.Module):
       heads.Tower(self.levels, head.width, head.repeats, predictions, **shared, name=name)
       for name, predictions in made.items()
     ]
-
-  def _neck(self, settings: layers.Settings) -> nn.Module | None:
-    spec = self.pyramid
-    if spec.kind == "none":
-      return None
-    if spec.kind == "retinanet":
-      return pyramids.TopDown(self.levels, spec.style.width, settings, name="pyramid")
-    if spec.kind == "mnasfpn":
-      return mnasfpn.MnasFpn(self.levels, spec.cell, spec.repeats, settings, name="pyramid")
-    return pyramids.Pyramid(
-      self.levels,
-      spec.nodes or pyramids.GRAPHS[spec.kind](self.levels),
-      spec.repeats,
-      spec.style,
-      settings,
-      remat=self.remat == "block",
-      name="pyramid",
-    )
-
-  def anchors(self, image_size: int | tuple[int, int] | None = None) -> Float[np.ndarray, "n 4"]:
-    """Returns the anchors, y0 x0 y1 x1 in pixels, in the order of the flattened predictions.
-
-    Args: image_size: pixels, or (height, width); None for the module's own.
-    """
-    return self.anchor_grid.boxes(self.image_size if image_size is None else image_size)
-
-  def frozen_names(self) -> tuple[str, ...]:
-    """Returns path prefixes of frozen parameters, whose gradient is zero."""
-    module = self.body.module.clone(frozen_blocks=self.frozen_blocks)
-    return dataclasses.replace(self.body, module=module).frozen_names()
-
-  def features(
-    self, images: Float[Array, "b h w 3"], *, train: bool = False, keys: _Keys = None
-  ) -> list[Float[Array, "b _h _w _c"]]:
-    """Returns the pyramid's feature of every level, in the compute dtype. Args: of `__call__`."""
-    found = self.body.features(self.backbone, images, self.levels, train=train, keys=keys)
-    if self.neck is not None:
-      return self.neck(found, train)
-    missing = [level for level in self.levels if level not in found]
-    if missing:
-      raise errors.UserError(
-        f"config.model.pyramid='none': the body has levels {sorted(found)}, not {missing}."
-      )
-    return [found[level] for level in self.levels]
 
   def __call__(
     self, images: Float[Array, "b h w 3"], *, train: bool = False, keys: _Keys = None
@@ -280,6 +256,7 @@ def build(
   backbone_padding: str = "",
   backbone_momentum: float = 0.0,
   backbone_epsilon: float = 0.0,
+  backbone_activation: str = "",
   drop_path_rate: float = 0.0,
   pyramid: str = "bifpn",
   width: int = 64,
@@ -299,8 +276,12 @@ def build(
   anchor_scale: float = 4.0,
   octaves: int = 3,
   aspects: str = "exact",
+  aspect_first: bool = False,
   activation: str = "swish",
   bias: bool = True,
+  head_bias: bool = True,
+  head_momentum: float = 0.0,
+  head_epsilon: float = 0.0,
   padding: str = "SAME",
   plain: bool = False,
   dtype: Any = "float32",
@@ -316,7 +297,8 @@ def build(
   Args:
     backbone: a classifier of the zoo. backbone_width: its multiplier, 0 for its own.
     backbone_kernels: see `blocks.mix`. backbone_padding, backbone_momentum, backbone_epsilon: the
-      body's; "" and 0 for those of the whole. drop_path_rate: the body's.
+      body's; "" and 0 for those of the whole. backbone_activation: "" for its own.
+    drop_path_rate: the body's.
     pyramid: one of `PYRAMIDS`. width: its channels. repeats: its cells. fusion, separable: of a
       graph's nodes, see `pyramids.Style`. nodes: a graph instead of the named one.
     blocks, residual, ordered, expanded: of MnasFPN, see `mnasfpn.Spec`.
@@ -324,7 +306,9 @@ def build(
       before the prediction.
     min_level, max_level: of the pyramid. anchor_scale, octaves: see `ops.anchors.Grid`. aspects:
       `exact` ratios or `rounded` ones, as of EfficientDet's first weights.
-    activation: of pyramid and head. bias: convolutions before norms have one.
+    aspect_first: the order of anchors. activation: of pyramid and head.
+    bias, head_bias: convolutions before norms have one; a head's only if both say so.
+    head_momentum, head_epsilon: of the head's norms; 0 for those of the whole.
     The others: see `Detector`.
   Raises: UserError for impossible values.
   """
@@ -343,6 +327,7 @@ def build(
     "drop_path_rate": drop_path_rate,
     **({"width": backbone_width} if backbone_width else {}),
     **({"kernels": backbone_kernels} if backbone_kernels else {}),
+    **({"activation": backbone_activation} if backbone_activation else {}),
   }
   searched = pyramid == "nasfpn" and not nodes
   cell = mnasfpn.Spec(blocks, width, residual=residual, ordered=ordered, expanded=expanded)
@@ -371,10 +356,16 @@ def build(
         width=head_width or width,
         repeats=head_repeats,
         separable=separable,
-        bias=bias,
+        bias=bias and head_bias,
         activation=activation,
+        # Dense convolutions are RetinaNet's; MnasFPN took over its rule.
+        start="fan_in" if separable and head == "towers" else 0.01,
+        predict_start="" if separable else 1e-5,
+        class_start=heads.PRIOR if head == "towers" else -4.6,
+        epsilon=head_epsilon or None,
+        momentum=head_momentum or None,
       ),
-      anchor_grid=ops.anchors.Grid(levels, anchor_scale, octaves, ASPECTS[aspects]),
+      anchor_grid=ops.anchors.Grid(levels, anchor_scale, octaves, ASPECTS[aspects], aspect_first),
       num_classes=num_classes,
       image_size=image_size,
       remat=remat,
@@ -394,7 +385,7 @@ _KNOWN = tuple(field.name for field in dataclasses.fields(registry.Entry))
 
 
 def add(name: str, construct: Any = build, *, params: int, madds: float, **known: Any) -> None:
-  """Registers the detector that `construct` builds under `name`.
+  """Registers the network that `construct` builds under `name`.
 
   Args: params, madds: of the default network. known: fields of `registry.Entry` and arguments of
     `construct`, which become the model's own defaults.
@@ -402,7 +393,8 @@ def add(name: str, construct: Any = build, *, params: int, madds: float, **known
   entry = {"image_size": 512, "num_classes": 90, "drop_path_rate": 0.0, "paper": None}
   entry |= {"task": "detection", "dropout_rate": 0.0, "interpolation": "bilinear"}
   entry |= {key: value for key, value in known.items() if key in _KNOWN}
-  shared = ("image_size", "num_classes", "drop_path_rate")
+  shared = ["image_size", "num_classes", "drop_path_rate"]
+  shared += ["dropout_rate"] if "dropout_rate" in known else []
   own = {key: entry[key] for key in shared}
   own |= {key: value for key, value in known.items() if key not in _KNOWN}
   registry.register(

@@ -39,9 +39,9 @@ def fold(module: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, di
 
 
 def _epsilon(module: nn.Module, name: str) -> float:
-  """Returns the epsilon of what is called `name` in a module, which may have a body of its own."""
-  body = getattr(module, "body", None)
-  return module.epsilon if body is None or name != "backbone" else body.module.epsilon
+  """Returns the epsilon of the norms in the part of a module that is called `name`."""
+  tell = getattr(module, "norm_epsilon", None)
+  return module.epsilon if tell is None else tell(name)
 
 
 def _fold(params: Mapping[str, Any], moments: Mapping[str, Any], epsilon: float) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Tower(nn.Module):
 
   levels: numbers of them, for names. predictions: name, channels and first bias of every result.
   separable: whether convolutions are. bias: whether those before norms have one. start: of
-  kernels; predict_start: of a dense prediction's, "" for the same.
+  kernels; predict_start: of a dense prediction's, "" for the same. predict_kernel: its taps.
   """
 
   levels: tuple[int, ...]
@@ -38,6 +38,7 @@ class Tower(nn.Module):
   bias: bool = True
   start: str | float = "fan_in"
   predict_start: str | float = ""
+  predict_kernel: int = 3
   settings: layers.Settings = layers.Settings()
 
   def setup(self) -> None:
@@ -55,14 +56,15 @@ class Tower(nn.Module):
     ]
     start = self.start if self.predict_start == "" else self.predict_start
     self.predictors = [
-      self._convolve(channels, name, bias=True, bias_start=first, start=start)
+      self._convolve(
+        channels, name, bias=True, bias_start=first, start=start, kernel=self.predict_kernel
+      )
       for name, channels, first in self.predictions
     ]
 
-  def _convolve(self, channels: int, name: str, **fields) -> nn.Module:
-    if self.separable:
-      return pyramids.Separable(channels, 3, settings=self.settings, name=name, **fields)
-    return layers.Conv(channels, 3, settings=self.settings, name=name, **fields)
+  def _convolve(self, channels: int, name: str, *, kernel: int = 3, **fields) -> nn.Module:
+    make = pyramids.Separable if self.separable else layers.Conv
+    return make(channels, kernel, settings=self.settings, name=name, **fields)
 
   def __call__(
     self, x: Float[Array, "b h w c"], place: int, train: bool = False

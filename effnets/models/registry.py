@@ -27,6 +27,7 @@ class Entry:
   params: trainable parameters, exact. madds: multiply-adds of convolutions and dense layers.
   paper_params, paper_madds, paper_top1, paper_top5: as printed there (accuracies in percent).
   num_classes: of the published network. task: `classification`, `detection` or `segmentation`.
+  counted: height and width for which the multiply-adds are, if not those of a square of image_size.
   paper_ap: COCO box AP as printed there, in percent; paper_miou: mean IoU, in percent.
   """
 
@@ -48,6 +49,7 @@ class Entry:
   paper_top5: float | None = None
   num_classes: int = 1000
   task: str = "classification"
+  counted: tuple[int, int] | None = None
   paper_ap: float | None = None
   paper_miou: float | None = None
 

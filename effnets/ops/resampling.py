@@ -75,7 +75,7 @@ def pool(
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padded)
   if kind != "avg":
     raise ValueError(f"kind={kind!r} is neither 'max' nor 'avg'.")
-  zero = jnp.zeros((), x.dtype)
+  zero = np.zeros((), x.dtype)  # not an array of JAX's: by its value the sum is recognised
   total = jax.lax.reduce_window(x, zero, jax.lax.add, window, strides, padded)
   ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
   return total / jax.lax.reduce_window(ones, zero, jax.lax.add, window, strides, padded)

@@ -39,7 +39,7 @@ def test_entry_agrees_with_its_module(name):
   assert (entry.name, module.num_classes) == (name, entry.num_classes)
   for key in ("image_size", "dropout_rate", "drop_path_rate"):
     assert getattr(entry, key) == getattr(module, key)
-  count = models.count(module)
+  count = models.count(module, entry.counted)
   assert counting.parameters(models.main_set(count.shapes["params"])) == entry.params
   # A set has as many scales and biases as a norm has moments, and comes with moments of its own.
   extra = count.params - entry.params

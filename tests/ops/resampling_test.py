@@ -1,5 +1,6 @@
 """Resampling against loops over pixels."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -47,3 +48,11 @@ def test_shrink(padding, kind):
   found = resampling.shrink(_X, (3, 3), padding=padding, kind=kind)
   np.testing.assert_allclose(found, want, atol=1e-6)
   assert resampling.shrink(_X, (6, 5)) is _X
+
+
+def test_slopes_of_pools():
+  x = _X.astype("bfloat16")
+  for kind in ("max", "avg"):
+    total = jax.jit(jax.grad(lambda x, k=kind: resampling.pool(x, 2, 2, kind=k).sum()))(x)
+    # Every window hands on 1 in all; there are 3 by 3, of which the last ones are cut.
+    assert float(total.astype("float32").sum()) == pytest.approx(2 * 9 * 3, rel=1e-2)
