@@ -9,6 +9,7 @@ timm's own.
 fine-tuned on cifar10, cifar100, birdsnap, cars, flowers, aircraft, pets or food. `recipe=google`
 instead of `kornblith`; `weights=NAME:SOURCE` for others than the hub's; `folder=PATH` for pictures
 that TensorFlow Datasets has not (birdsnap, aircraft).
+`configs/mixnet.py:coco`: `ssdlite_mixnet_s` on COCO, trained as SSDLite on MobileNetV2.
 `batch_size=`, `seed=` set the two that change most.
 """
 
@@ -25,11 +26,13 @@ _WEIGHTS["xl"] = "mixnet_xl.ra_in1k"
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config; `arg` is a comma list of the words and keys above."""
-  args = recipes.arguments(arg, words=["imagenet", *MEMBERS])
+  args = recipes.arguments(arg, words=["coco", "imagenet", *MEMBERS])
   config = configuration.base()
   config.seed = args.seed
   member = next((word for word in args.words if word in MEMBERS), "s")
-  if args.transfer:
+  if "coco" in args.words:
+    recipes.ssdlite_coco(config, "ssdlite_mixnet_s")
+  elif args.transfer:
     recipes.transfer(config, args, default=_WEIGHTS.get(member, ""))
   elif args.words:
     recipes.mobile_imagenet(config, f"mixnet_{member}")

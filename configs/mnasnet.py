@@ -8,6 +8,7 @@ for that network, 350 epochs at batch 1024. The paper's top-1 for a1 is 75.2 %, 
 fine-tuned on cifar10, cifar100, birdsnap, cars, flowers, aircraft, pets or food. `recipe=google`
 instead of `kornblith`; `weights=NAME:SOURCE` for others than the hub's; `folder=PATH` for pictures
 that TensorFlow Datasets has not (birdsnap, aircraft).
+`configs/mnasnet.py:coco`: `ssdlite_mnasnet_a1` on COCO, trained as SSDLite on MobileNetV2.
 `batch_size=`, `seed=` set the two that change most.
 """
 
@@ -28,11 +29,13 @@ _WEIGHTS = {
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config; `arg` is a comma list of the words and keys above."""
-  args = recipes.arguments(arg, words=["imagenet", *MEMBERS])
+  args = recipes.arguments(arg, words=["coco", "imagenet", *MEMBERS])
   config = configuration.base()
   config.seed = args.seed
   member = next((word for word in args.words if word in MEMBERS), "a1")
-  if args.transfer:
+  if "coco" in args.words:
+    recipes.ssdlite_coco(config, "ssdlite_mnasnet_a1")
+  elif args.transfer:
     recipes.transfer(config, args, default=_WEIGHTS.get(member, ""))
   elif args.words:
     recipes.mobile_imagenet(config, f"mnasnet_{member}")

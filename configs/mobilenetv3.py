@@ -9,12 +9,15 @@ small. `large,paper` takes the few settings that the paper itself prints.
 fine-tuned on cifar10, cifar100, birdsnap, cars, flowers, aircraft, pets or food. `recipe=google`
 instead of `kornblith`; `weights=NAME:SOURCE` for others than the hub's; `folder=PATH` for pictures
 that TensorFlow Datasets has not (birdsnap, aircraft).
+`configs/mobilenetv3.py:coco` (`coco,small`): SSDLite on COCO; `cityscapes` (`cityscapes,small`):
+LR-ASPP on Cityscapes, whose folder is `--config.data.source=segmentation:PATH`. The embedded scenes
+of digits: `digit_scenes` and, for classes of pixels, `digit_scenes_seg`.
 `batch_size=`, `seed=` set the two that change most.
 """
 
 import ml_collections
 
-from effnets import configuration, models, recipes
+from effnets import configuration, errors, models, recipes
 
 MEMBERS = [name.removeprefix("mobilenetv3_") for name in models.list_models("mobilenetv3_*")]
 
@@ -30,14 +33,19 @@ _WEIGHTS = {
   "small_minimal": "tf_mobilenetv3_small_minimal_100.in1k",
 }
 
+_SCENES = ("coco", "cityscapes", "digit_scenes", "digit_scenes_seg")
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config; `arg` is a comma list of the words and keys above."""
-  args = recipes.arguments(arg, words=["imagenet", "paper", *MEMBERS])
+  args = recipes.arguments(arg, words=["imagenet", "paper", *_SCENES, *MEMBERS])
   config = configuration.base()
   config.seed = args.seed
   member = next((word for word in args.words if word in MEMBERS), "large")
-  if args.transfer:
+  scenes = next((word for word in args.words if word in _SCENES), "")
+  if scenes:
+    _scenes(config, scenes, member)
+  elif args.transfer:
     recipes.transfer(config, args, default=_WEIGHTS.get(member, ""))
   elif args.words:
     _imagenet(config, member)
@@ -48,6 +56,22 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if args.batch_size:
     config.batch_size = args.batch_size
   return config.lock()
+
+
+def _scenes(config, scenes, member):
+  if scenes.startswith("digit_scenes"):
+    if scenes == "digit_scenes":
+      recipes.digit_scenes(config, "ssdlite_tiny", steps=1500)
+      recipes.ssd_losses(config)
+    else:
+      recipes.digit_scenes_seg(config, "lraspp_tiny", steps=600)
+    return
+  if member not in ("large", "small"):
+    raise errors.UserError(f"the config's argument {member!r} does not go with {scenes!r}.")
+  if scenes == "coco":
+    recipes.ssdlite_coco(config, f"ssdlite_mobilenetv3_{member}")
+  else:
+    recipes.cityscapes(config, f"lraspp_mobilenetv3_{member}")
 
 
 def _digits(config):

@@ -8,6 +8,8 @@ magnitude 6; under a minute on two CPU cores, about 89 % of the test digits righ
 with the N and M that it found, for the data set's first network or another one:
 `cifar10,shake_shake_26_2x96d`, `cifar10,pyramidnet_272`, `svhn,wide_resnet_28_2`, `imagenet,b7`.
 The paper's accuracies for the first networks: 97.3, 83.3, 98.3, 99.0 and 77.6 %.
+`configs/randaugment.py:coco` (`r200`): RetinaNet with ResNet-101 (200) on COCO; the paper's AP is
+40.1 (41.9) %.
 `configs/randaugment.py:cifar10,grid`: the search on training pictures that are held out.
 `policy=none` or `policy=autoaugment`: the paper's baselines; `policy=learned` learns on held-out
 pictures how often each operation is drawn. `batch_size=`, `seed=` set the two that change most.
@@ -69,6 +71,8 @@ _GRIDS = {
   "b8": ((2, 3), (17, 25, 28, 31)),
 }
 _NETWORKS = {name: tuple(networks) for name, networks in {**_SMALL, "imagenet": _IMAGENET}.items()}
+# RetinaNets, and RandAugment's magnitude of one layer.
+_RETINANETS = {"r101": 5, "r200": 6}
 _POLICIES = ("randaugment", "learned", "autoaugment", "none")
 
 
@@ -77,7 +81,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   networks = dict.fromkeys(name for names in _NETWORKS.values() for name in names)
   args = configuration.arguments(
     arg,
-    words=["digits", "grid", *_NETWORKS, *networks],
+    words=["coco", "digits", "grid", *_RETINANETS, *_NETWORKS, *networks],
     policy="randaugment",
     batch_size=0,
     seed=0,
@@ -91,6 +95,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
   config = configuration.base()
   config.seed = args.seed
+  if "coco" in args.words or any(word in _RETINANETS for word in args.words):
+    return _coco(config, args)
   data, network = _chosen(args.words, networks)
   if data == "digits":
     layers, magnitude = _digits(config, args.policy)
@@ -121,6 +127,20 @@ def _chosen(words, networks):
       f"the config's argument {network!r} does not go with {data!r}, which {others}."
     )
   return data, network or next(iter(valid), "")
+
+
+def _coco(config, args):
+  body = next((word for word in args.words if word in _RETINANETS), "r101")
+  recipes.retinanet_coco(config, f"retinanet_{body}")
+  if args.policy == "randaugment":
+    config.augment.randaugment.update({"layers": 1, "magnitude": float(_RETINANETS[body])})
+  elif args.policy == "autoaugment":
+    config.augment.autoaugment.policy = "v0"
+  elif args.policy == "learned":
+    raise errors.UserError("the config's argument policy='learned' does not go with coco.")
+  if args.batch_size:
+    config.batch_size = args.batch_size
+  return config.lock()
 
 
 def _digits(config, policy):

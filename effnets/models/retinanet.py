@@ -25,6 +25,7 @@ for _depth, _pixels, _params, _madds, _printed, _ap in (
   (50, 640, 34_091_159, 96.880e9, 97e9, 39.2),
   (101, 1024, 53_083_287, 325.591e9, None, None),
   (152, 1280, 68_726_935, 629.952e9, None, None),
+  (200, 1280, 73_207_959, 744.037e9, None, None),
 ):
   _add(
     f"retinanet_r{_depth}",

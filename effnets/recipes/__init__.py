@@ -15,9 +15,11 @@ from effnets.recipes.detection import digit_scenes as digit_scenes
 from effnets.recipes.detection import digit_scenes_seg as digit_scenes_seg
 from effnets.recipes.detection import efficientdet_coco as efficientdet_coco
 from effnets.recipes.detection import mnasfpn_coco as mnasfpn_coco
+from effnets.recipes.detection import retinanet_coco as retinanet_coco
 from effnets.recipes.detection import scene_model as scene_model
 from effnets.recipes.detection import segmenter as segmenter
 from effnets.recipes.detection import spinenet_coco as spinenet_coco
+from effnets.recipes.detection import ssd_losses as ssd_losses
 from effnets.recipes.detection import ssdlite_coco as ssdlite_coco
 from effnets.recipes.pipelines import learned_operations as learned_operations
 from effnets.recipes.pipelines import noisy_student as noisy_student

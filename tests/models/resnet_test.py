@@ -8,7 +8,12 @@ from effnets import models
 from effnets.models import blocks
 
 # As counted by everybody (torchvision, Keras without its convolutions' biases, timm).
-PARAMETERS = {"resnet50": 25_557_032, "resnet101": 44_549_160, "resnet152": 60_192_808}
+PARAMETERS = {
+  "resnet50": 25_557_032,
+  "resnet101": 44_549_160,
+  "resnet152": 60_192_808,
+  "resnet200": 64_673_832,
+}
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
