@@ -171,6 +171,9 @@ def train(
       current, metrics = compiled(current, frozen, batch)
       now += 1
       healthy_or_stop(meter.add(now, metrics))
+      if now == first + 1:
+        healthy_or_stop(meter.unhealthy())  # waits for it
+        log.first_step(name, now, after=time.perf_counter() - started)
       last = now == total
       if last or now % config.log_every_steps == 0:
         healthy_or_stop(meter.unhealthy())
