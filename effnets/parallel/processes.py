@@ -1,5 +1,6 @@
 """Joins the processes of a run and switches on the persistent compilation cache."""
 
+import itertools
 import os
 import pathlib
 import warnings
@@ -16,6 +17,8 @@ from effnets import errors
 from effnets.parallel import agreement, host, memory, slices, watch
 
 _MESSAGE_BYTES = 2048
+_MEETING_SECONDS = 3600  # compiling may take so much longer in one process; losses are told earlier
+_meetings = itertools.count()
 _CACHE_WARNING = "Error reading persistent compilation cache entry for "
 
 
@@ -83,6 +86,18 @@ def agree(settings: Mapping[str, Any]) -> None:
   client, count = distributed.global_state.client, distributed.global_state.num_processes
   if client is not None and count > 1:
     agreement.check(client, distributed.global_state.process_id, count, settings)
+
+
+def meet(what: str) -> None:
+  """Waits until every process is here; does nothing if this one is alone.
+
+  Before the first run of a program that was just compiled: its messages wait for the other processes
+  30 seconds on CPUs, but compiling may take much longer in one than in another, whose programs were
+  kept. what: a word for error messages. Raises: RuntimeError if they do not come within an hour.
+  """
+  client = distributed.global_state.client
+  if client is not None and distributed.global_state.num_processes > 1:
+    client.wait_at_barrier(f"effnets_{what}_{next(_meetings)}", _MEETING_SECONDS * 1000)
 
 
 def on_first(action: Callable[[], object]) -> None:

@@ -159,6 +159,7 @@ def train(
       sizes = {"devices": placement.mesh.size, "batch": examples.batch_size}
       with log.span("compile", program="update", **sizes):
         compiled = program.lower(frozen, examples.abstract_batch(placement)).compile()
+        parallel.meet("update")
       meter.start(batches.waited)
     while now < total:
       if stop.requested(now):
