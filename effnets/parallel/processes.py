@@ -91,7 +91,7 @@ def agree(settings: Mapping[str, Any]) -> None:
 def meet(what: str) -> None:
   """Waits until every process is here; does nothing if this one is alone.
 
-  Before the first run of a program that was just compiled: its messages wait for the other processes
+  Before the first run of a program that was just compiled: its messages wait for other processes
   30 seconds on CPUs, but compiling may take much longer in one than in another, whose programs were
   kept. what: a word for error messages. Raises: RuntimeError if they do not come within an hour.
   """
