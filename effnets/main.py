@@ -32,9 +32,11 @@
                         warnings and errors to the standard error.
 
 Exit status: 0 on success, also when a signal stopped a run that can be continued; 2 with one
-message for a mistake in the call, the config, the data or the workdir; 130 after Ctrl-C.
+message for a mistake in the call, the config, the data or the workdir; 75 if another process of the
+run is lost, and the same command on all of them continues; 130 after Ctrl-C.
 """
 
+import json
 import logging as std_logging
 import pathlib
 import re
@@ -61,6 +63,9 @@ MODES = (
 _CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: results and checkpoints.")
 _MODE = flags.DEFINE_string("mode", "train", f"One of {', '.join(MODES)}.")
+
+# What may differ between the processes of one run.
+_EACH_ITS_OWN = ("processes.", "data.threads", "data.workers")
 
 _OVERRIDE = re.compile(r"--?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
@@ -147,7 +152,11 @@ def main(argv: Sequence[str]) -> None:
     num_processes=config.processes.count,
     process_id=config.processes.index,
   )
-  getattr(commands, mode)(config, workdir)
+  with parallel.together():
+    leaves = configuration.flatten(json.loads(configuration.to_json(config)))
+    same = {f"config.{k}": v for k, v in leaves.items() if not k.startswith(_EACH_ITS_OWN)}
+    parallel.agree({"--mode": mode, "--workdir": workdir, **same})
+    getattr(commands, mode)(config, workdir)
 
 
 def _worth_showing(record: Any) -> bool:

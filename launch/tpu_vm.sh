@@ -170,7 +170,7 @@ wait_() {
   while state="$(run_state)"; [ "$state" = running ]; do sleep "$poll"; done
   case "$state" in
     0) ;;
-    lost) return 3 ;;
+    lost | 75) return 3 ;; # 75: another worker stopped answering, see effnets/parallel/watch.py
     *) echo "Error: the run ended with exit status $state; '$0 logs' shows why." >&2; return 1 ;;
   esac
 }

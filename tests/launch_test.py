@@ -8,6 +8,8 @@ import sys
 import pytest
 import yaml
 
+from effnets.parallel import watch
+
 LAUNCH = pathlib.Path(__file__).parent.parent / "launch"
 SCRIPTS = sorted(LAUNCH.rglob("*.sh"))
 TPU, SLURM, GKE = (str(LAUNCH / name) for name in ("tpu_vm.sh", "slurm/train.sh", "gke/jobset.sh"))
@@ -140,6 +142,12 @@ def test_a_slice_that_is_taken_away_is_created_again_and_the_run_resumes(call):
   assert _steps(calls) == [*ALL[:6], "delete", *ALL]
   runs = [c for c in calls if "nohup" in c]
   assert len(runs) == 2 and runs[0] == runs[1]  # the same command, which resumes
+
+
+def test_a_slice_with_a_worker_that_no_longer_answers_is_created_again(call):
+  status, _, err, calls = call(TPU, "up", *SLICE, "--poll=0", *RUN, ended=f"{watch.LOST_STATUS} 0")
+  assert status == 0 and "was lost; creating it again (1 of 20)" in err
+  assert _steps(calls) == [*ALL[:6], "delete", *ALL]
 
 
 def test_a_slice_that_never_lasts(call):

@@ -10,6 +10,9 @@ from effnets.parallel.placement import Placement as Placement
 from effnets.parallel.placement import create as create
 from effnets.parallel.placement import path_name as path_name
 from effnets.parallel.placement import to_host as to_host
+from effnets.parallel.processes import agree as agree
 from effnets.parallel.processes import initialize as initialize
+from effnets.parallel.processes import meet as meet
 from effnets.parallel.processes import on_each as on_each
 from effnets.parallel.processes import on_first as on_first
+from effnets.parallel.watch import together as together

@@ -1,19 +1,24 @@
 """Joins the processes of a run and switches on the persistent compilation cache."""
 
+import itertools
 import os
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax._src import clusters, distributed  # the coordinator has no public door
 from jax.experimental import multihost_utils
 
 from effnets import errors
-from effnets.parallel import host, memory, slices
+from effnets.parallel import agreement, host, memory, slices, watch
 
 _MESSAGE_BYTES = 2048
+_MEETING_SECONDS = 3600  # compiling may take so much longer in one process; losses are told earlier
+_meetings = itertools.count()
 _CACHE_WARNING = "Error reading persistent compilation cache entry for "
 
 
@@ -23,7 +28,8 @@ def initialize(
   """Sets the process up and joins it with the run's others; call once, before any JAX array.
 
   Keeps freed memory for the next step (see `memory`) and compiled programs for the next run, and
-  lets a CPU use its wide vectors (see `host`).
+  lets a CPU use its wide vectors (see `host`). From then on each process watches over the others
+  (see `watch`).
 
   Args:
     coordinator: `host:port` of process 0. Empty: this process is alone, unless num_processes is
@@ -43,16 +49,55 @@ def initialize(
     # SIGTERM on one process is passed on to all, so that they stop at the same step.
     jax.config.update("jax_enable_preemption_service", True)
     try:
-      jax.distributed.initialize(
-        coordinator or None,
-        num_processes or None,
-        process_id if process_id >= 0 else None,
-      )
-    except (ValueError, RuntimeError) as error:
+      _join(coordinator, num_processes, process_id)
+    except (ValueError, RuntimeError, OSError) as error:
       raise errors.UserError(
         f"config.processes: coordinator={coordinator!r}, count={num_processes}, "
         f"index={process_id}: cannot join the other processes ({error})."
       ) from error
+
+
+def _join(coordinator: str, num_processes: int, process_id: int) -> None:
+  """Joins the others through a relay, so that losing process 0 can be told in words."""
+  address, count, index, devices = (
+    coordinator or None,
+    num_processes or None,
+    process_id if process_id >= 0 else None,
+    None,
+  )
+  if not address:  # as `jax.distributed.initialize` would
+    detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    address, count, index, devices = detect(address, count, index, None, None, 300)
+  guard = None
+  if address and count and count > 1 and index is not None:
+    guard = watch.Watch(index, count, address)
+  jax.distributed.initialize(guard and guard.address or address, count, index, devices)
+  if guard:
+    watch.begin(guard, distributed.global_state.client)
+
+
+def agree(settings: Mapping[str, Any]) -> None:
+  """Checks that all processes have the same `settings` and code; nothing is compiled for it.
+
+  settings: key -> anything JSON can hold.
+
+  Raises: UserError on every process, with what differs; see `agreement.check`.
+  """
+  client, count = distributed.global_state.client, distributed.global_state.num_processes
+  if client is not None and count > 1:
+    agreement.check(client, distributed.global_state.process_id, count, settings)
+
+
+def meet(what: str) -> None:
+  """Waits until every process is here; does nothing if this one is alone.
+
+  Before the first run of a program that was just compiled: its messages wait for other processes
+  30 seconds on CPUs, but compiling may take much longer in one than in another, whose programs were
+  kept. what: a word for error messages. Raises: RuntimeError if they do not come within an hour.
+  """
+  client = distributed.global_state.client
+  if client is not None and distributed.global_state.num_processes > 1:
+    client.wait_at_barrier(f"effnets_{what}_{next(_meetings)}", _MEETING_SECONDS * 1000)
 
 
 def on_first(action: Callable[[], object]) -> None:

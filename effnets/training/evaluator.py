@@ -66,6 +66,8 @@ class Predictor:
 
     jitted = jax.jit(predict, out_shardings=self._placement.replicated)
     self._compiled = jitted.lower(variables, batch).compile()
+    if self._placement.processes[1] > 1:
+      parallel.meet("predict")
 
   def batches(
     self,

@@ -8,8 +8,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from effnets.training import writers
 
+_FIRST = "first_step"
 FILE = "events.jsonl"
 
 
@@ -18,7 +21,8 @@ class Events:
 
   A line is `{"kind": "eval", "seconds": 1.25, "time": 1700000000.0, "step": 12}`, `time` being the
   wall-clock second since 1970 at which the event ended. Usual kinds: `setup`, `compile`, `step`
-  (the sum of a logging period), `input_wait`, `eval`, `checkpoint`, `restore`, `restart`.
+  (the sum of a logging period), `input_wait`, `eval`, `checkpoint`, `restore`, `restart`,
+  `first_step`.
   """
 
   def __init__(self, workdir: str | pathlib.Path, *, active: bool = True):
@@ -53,6 +57,14 @@ class Events:
     finally:
       self.add(kind, time.perf_counter() - start, **fields)
 
+  def first_step(self, name: str, step: int, *, after: float) -> None:
+    """Tells, here and in the log, that the first update of this start was done after `after` s.
+
+    The event itself has no seconds: they are those of the events before it. name: of the run.
+    """
+    logging.info("%s: the first step was done after %.1f s.", name, after)
+    self.add(_FIRST, 0.0, step=step, after=round(after, 3))
+
   def close(self) -> None:
     """Closes the file; a second call does nothing."""
     if self._file is not None:
@@ -85,7 +97,8 @@ class Account:
 
   seconds: kind -> seconds of work that counted; `lost`, of work that a restart did again.
   steps: updates that counted. images: of them, on all devices. devices: of the newest start, 0 if
-  it is not known. first_step: seconds from the newest start to its first update.
+  it is not known. first_step: seconds from the newest start until its first update was
+  done; of a start that did not get so far, of set-up and compilation.
   """
 
   seconds: Mapping[str, float]
@@ -120,7 +133,12 @@ def account(lines: Sequence[Mapping[str, Any]]) -> Account:
   seconds: dict[str, float] = {}
   kept: list[Mapping[str, Any]] = []
   lost, starts = 0.0, 0
+  reached = 0.0
   for line in lines:
+    if line["kind"] in (_FIRST, "setup"):
+      reached = line.get("after", 0.0)
+    if line["kind"] == _FIRST:
+      continue
     if line["kind"] == "restart":
       starts += 1
       again = [x for x in kept if x.get("step", 0) > line["step"]]
@@ -143,5 +161,5 @@ def account(lines: Sequence[Mapping[str, Any]]) -> Account:
     steps=steps,
     images=steps * newest.get("batch", 0),
     devices=newest.get("devices", 0),
-    first_step=setup + newest.get("seconds", 0.0),
+    first_step=reached or setup + newest.get("seconds", 0.0),
   )

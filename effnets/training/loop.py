@@ -159,6 +159,7 @@ def train(
       sizes = {"devices": placement.mesh.size, "batch": examples.batch_size}
       with log.span("compile", program="update", **sizes):
         compiled = program.lower(frozen, examples.abstract_batch(placement)).compile()
+        parallel.meet("update")
       meter.start(batches.waited)
     while now < total:
       if stop.requested(now):
@@ -171,6 +172,9 @@ def train(
       current, metrics = compiled(current, frozen, batch)
       now += 1
       healthy_or_stop(meter.add(now, metrics))
+      if now == first + 1:
+        healthy_or_stop(meter.unhealthy())  # waits for it
+        log.first_step(name, now, after=time.perf_counter() - started)
       last = now == total
       if last or now % config.log_every_steps == 0:
         healthy_or_stop(meter.unhealthy())

@@ -15,6 +15,7 @@ def test_a_stage_with_a_plan_beside_it(tmp_path, capsys):
   with events.Events(tmp_path / "stage") as log:
     log.add("setup", 1.0)
     log.add("compile", 4.0, devices=8, batch=64)
+    log.first_step("stage", 1, after=5.0625)
     log.add("step", 10.0, step=100, steps=100)
     log.add("input_wait", 5.0, step=100)
   roof = {"stage": "stage", "roofline": {"images_per_second_per_chip": 800.0}}
@@ -30,12 +31,12 @@ def test_a_stage_with_a_plan_beside_it(tmp_path, capsys):
     "steps": 100,
     "devices": 8,
     "images_per_second_per_device": 80.0,
-    "seconds_to_first_step": 5.0,
+    "seconds_to_first_step": 5.062,
     "share_of_roofline": 0.1,
   }
   assert (tmp_path / "plots" / "report.png").read_bytes()[1:4] == b"PNG"
   said = " ".join(capsys.readouterr().out.split())
-  assert "5.0 s to the first step, 10.0% of the planned roofline" in said
+  assert "5.1 s to the first step, 10.0% of the planned roofline" in said
 
 
 def test_a_folder_without_events(tmp_path, capsys):

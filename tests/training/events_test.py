@@ -76,6 +76,25 @@ def test_what_a_restart_did_again_is_lost():
   assert resumed.total == pytest.approx(sum(x["seconds"] for x in first + again))
 
 
+def test_the_first_step_is_that_of_the_newest_start(tmp_path):
+  with events.Events(tmp_path) as log:
+    log.add("setup", 3.0)
+    log.add("compile", 5.0, devices=4, batch=64)
+    log.first_step("training", 1, after=9.25)
+    log.add("step", 10.0, step=100, steps=100)
+  lines = events.read(tmp_path)
+  spent = events.account(lines)
+  assert spent.first_step == 9.25 and spent.total == 18.0 and "first_step" not in spent.seconds
+  again = [
+    {"kind": "restart", "seconds": 0.0, "step": 100},
+    {"kind": "setup", "seconds": 2.0},
+    {"kind": "compile", "seconds": 4.0, "devices": 4, "batch": 64},
+  ]
+  assert events.account(lines + again).first_step == 6.0  # that start got no further
+  done = [{"kind": "first_step", "seconds": 0.0, "step": 101, "after": 7.5}]
+  assert events.account(lines + again + done).first_step == 7.5
+
+
 def test_nothing_happened():
   spent = events.account([])
   assert (spent.total, spent.goodput, spent.images_per_second, spent.first_step) == (0, 0, 0, 0)
