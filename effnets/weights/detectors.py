@@ -3,7 +3,9 @@
 `tf_` marks Google's own weights: TensorFlow's padding everywhere, biases before norms. Those
 without were trained in PyTorch: symmetric padding and no such biases, except from d4 on, whose
 pyramid and heads are as Google's; their bodies have PyTorch's epsilon, the rest TensorFlow's.
-Source: rwightman/efficientdet-pytorch, model configurations of version 0.4; google/automl.
+SpineNet's are RetinaNets of the TPU code; `.c` marks its protocol C.
+Source: rwightman/efficientdet-pytorch, model configurations of version 0.4; google/automl;
+tensorflow/tpu, models/official/detection.
 """
 
 import dataclasses
@@ -44,7 +46,7 @@ class WeightSet:
   model: our name of it. settings: of `models.create`. moments: mean and deviation of pixels in
   [0, 1]. dark: whether pictures are padded with black instead of their mean. level_first: whether
   norms of heads are numbered by level, then repeat. scope: of the body in TensorFlow's names; ""
-  for effdet's.
+  for effdet's; `spinenet` for SpineNet.
   """
 
   name: str
@@ -69,9 +71,14 @@ class WeightSet:
     self, module: detector.Detector, have: Mapping[tuple[str, ...], Any]
   ) -> tuple[Tensor, ...]:
     """Returns every tensor that the source has. Args: have: the module's leaves by path."""
+    if self.scope == _SPINENET:
+      return detector_layout.spinenet(module)
     if self.scope:
       return detector_layout.official(module, have, self.scope)
     return detector_layout.effdet(module, have, level_first=self.level_first)
+
+
+_SPINENET = "spinenet"
 
 
 def _scope(size: str) -> str:
@@ -141,6 +148,19 @@ _add(
   "efficientdet_d1",
   settings={**_PEER, "backbone": "resnet50", "activation": "relu", "separable": False},
 )
+
+
+for _size in ("49s", "49", "96", "143", "190"):
+  for _protocol, _own in (
+    ("", {}),
+    (".c", {"activation": "swish", "backbone_activation": "swish"}),
+  ):
+    _add(
+      f"spinenet-{_size}{_protocol}",
+      f"retinanet_spinenet_{_size}",
+      settings={"aspects": "exact", **_own},
+      scope=_SPINENET,
+    )
 
 
 def list_detectors() -> list[str]:
@@ -217,7 +237,7 @@ def _import(
   module = entry.create()
   leaves = _leaves(module)
   tensors = entry.tensors(module, leaves)
-  if entry.scope:
+  if entry.scope not in ("", _SPINENET):
     renamed = tensorflow.rename(arrays, [t for t in tensors if t.name.startswith(entry.scope)])
     arrays = {renamed.get(key, key): value for key, value in arrays.items()}
   given = _classes(entry, arrays, tensors)
@@ -299,7 +319,7 @@ def from_effdet(
   """
   if find(name).scope:
     raise errors.UserError(
-      f"weights name={name!r} is an official one; `weights.from_automl` takes it."
+      f"weights name={name!r} is an official one; `weights.from_official` takes it."
     )
   arrays = convert.read_arrays(name, state_dict)
   arrays = {key.removeprefix("model."): value for key, value in arrays.items()}
@@ -315,7 +335,7 @@ def from_effdet(
   )
 
 
-def from_automl(
+def from_official(
   name: str,
   arrays: Mapping[str, Any],
   image_size: int | None = None,
@@ -324,13 +344,14 @@ def from_automl(
   replace_head: bool = False,
   seed: int = 0,
 ) -> convert.Imported:
-  """Returns an official EfficientDet checkpoint as a detector of ours and its variables.
+  """Returns an official EfficientDet or SpineNet as a detector of ours and its variables.
 
   The moving average of a variable is taken where there is one; optimizer slots and step counters
   are left out.
 
   Args:
-    name: as its archive: `efficientdet-d0`, `efficientdet-lite3x`.
+    name: as its archive: `efficientdet-d0`, `efficientdet-lite3x`; `spinenet-49` trained by the
+      paper's protocol A or B, `spinenet-49.c` by C, which has other activations.
     arrays: the checkpoint's variables by name (see `files.Checkpoint`). Others: see `from_effdet`.
   Raises: UserError as `from_effdet`.
   """
