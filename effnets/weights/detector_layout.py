@@ -206,7 +206,7 @@ def official(
   return tuple(found)
 
 
-# ---- SpineNet with RetinaNet's heads: TensorFlow's names -------------------------------------------
+# ---- SpineNet with RetinaNet's heads: TensorFlow's names -----------------------------------------
 
 
 def _units(block: str, kind: str, repeats: int, *, projected: bool) -> Iterator[tuple[str, ...]]:

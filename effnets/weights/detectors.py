@@ -61,7 +61,7 @@ class WeightSet:
     """Returns the module; overrides: further settings."""
     return models.create(self.model, num_classes, **{**self.settings, **overrides})
 
-  def preprocessing(self, image_size: int) -> Preprocessing:
+  def preprocessing(self, image_size: int | tuple[int, int]) -> Preprocessing:
     """Returns how pictures are prepared for evaluation."""
     mean, std = self.moments
     fill = (0.0, 0.0, 0.0) if self.dark else None
@@ -228,7 +228,7 @@ def _import(
   name: str,
   arrays: Mapping[str, np.ndarray],
   *,
-  image_size: int | None,
+  image_size: int | tuple[int, int] | None,
   num_classes: int | None,
   replace_head: bool,
   seed: int,
@@ -248,8 +248,8 @@ def _import(
       f"num_classes={classes} was asked for; replace_head=True drops it for a new one, "
       "num_classes=None keeps it."
     )
-  size = {} if image_size is None else {"image_size": image_size}
-  module = entry.create(given or classes, **size)
+  size = image_size if image_size is None or isinstance(image_size, int) else tuple(image_size)
+  module = entry.create(given or classes)
   leaves = _leaves(module)
   values, wrong = _taken(tensors, arrays, leaves)
   known = [tensor.name for tensor in tensors]
@@ -264,7 +264,7 @@ def _import(
     raise errors.UserError(f"weights {entry.name!r}: {'; '.join(wrong[:4])}.")
   replaced: set[str] = set()
   if given not in (None, classes):
-    module = entry.create(classes, **size)
+    module = entry.create(classes)
     leaves = _leaves(module)
     replaced = {t.name for t in tensors if t.path[1:3] == ("class_head", "predict")}
     values = {path: v for path, v in values.items() if path[1:3] != ("class_head", "predict")}
@@ -288,6 +288,8 @@ def _import(
   )
   if not report.complete:
     logging.warning("%s", report)
+  if size is not None:
+    module = detector.check(module.clone(image_size=size))
   return convert.Imported(module, variables, entry.preprocessing(module.image_size), report)
 
 
@@ -298,7 +300,7 @@ _SMALL = 128
 def from_effdet(
   name: str,
   state_dict: Mapping[str, Any],
-  image_size: int | None = None,
+  image_size: int | tuple[int, int] | None = None,
   *,
   num_classes: int | None = None,
   replace_head: bool = False,
@@ -309,7 +311,7 @@ def from_effdet(
   Args:
     name: as effdet spells it: `tf_efficientdet_d0`, `efficientdet_d1`, `tf_efficientdet_lite0`.
     state_dict: tensors by name, of NumPy, JAX or PyTorch.
-    image_size: pixels, height and width, that the module shall be for; None for the set's own.
+    image_size: pixels, or (height, width), that the module shall be for; None for the set's own.
     num_classes: that the module should have; None for those of the state dict.
     replace_head: whether a class prediction with other classes may be dropped for a new one.
     seed: of the values of a new class prediction, and of missing tensors.
@@ -338,7 +340,7 @@ def from_effdet(
 def from_official(
   name: str,
   arrays: Mapping[str, Any],
-  image_size: int | None = None,
+  image_size: int | tuple[int, int] | None = None,
   *,
   num_classes: int | None = None,
   replace_head: bool = False,

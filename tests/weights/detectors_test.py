@@ -152,6 +152,11 @@ def test_new_classes_and_wrong_tensors():
   arrays, values = _filled(entry, entry.create(num_classes=20))
   loaded = weights.from_effdet("efficientdet_d0", arrays)
   assert (loaded.module.num_classes, loaded.module.image_size) == (20, 512)
+  wide = weights.from_effdet("efficientdet_d0", arrays, (256, 384))
+  assert wide.preprocessing.image_size == (256, 384)
+  assert len(wide.module.anchors()) == 9 * sum(256 * 384 // 4**level for level in range(3, 8))
+  with pytest.raises(errors.UserError, match="config.model.image_size=0 should be"):
+    weights.from_effdet("efficientdet_d0", arrays, 0)
   with pytest.raises(errors.UserError, match="has 20 classes, num_classes=3 was asked"):
     weights.from_effdet("efficientdet_d0", arrays, num_classes=3)
   loaded = weights.from_effdet("efficientdet_d0", arrays, num_classes=3, replace_head=True)
