@@ -74,13 +74,13 @@ class Whole(nn.Module):
   """What networks on a body have in common: its fields reach the body and the layers behind it.
 
   body: what it is built on; it keeps its own padding, momentum and epsilon.
-  num_classes: logits. image_size: pixels, height and width, it was designed for; any other works.
+  num_classes: logits. image_size: pixels, or (height, width), it was designed for; others work.
   frozen_blocks: of the body, see `network.Network`. The others: see there too.
   """
 
   body: Body
   num_classes: int = 90
-  image_size: int = 512
+  image_size: int | tuple[int, int] = 512
   remat: str = "none"
   frozen_blocks: int = 0
   norm_sets: int = 1

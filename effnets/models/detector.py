@@ -222,9 +222,10 @@ def check(module: Detector) -> Detector:
   ):
     if value not in options:
       raise errors.unknown(f"config.model.{key}", value, "a valid choice", options)
+  size = module.image_size
   for key, value in (
     ("num_classes", module.num_classes),
-    ("image_size", module.image_size),
+    *(("image_size", side) for side in (size if isinstance(size, tuple) else (size,))),
     ("width", module.pyramid.style.width),
   ):
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:

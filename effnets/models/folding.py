@@ -50,7 +50,12 @@ def _fold(params: Mapping[str, Any], moments: Mapping[str, Any], epsilon: float)
     return {"scale": factor, "bias": params["bias"] - moments["mean"] * factor}
   if "conv" in params and "norm" in params:
     norm = _fold(params["norm"], moments["norm"], epsilon)
-    return {"conv": _scale(params["conv"], norm["scale"]), "norm": {"bias": norm["bias"]}}
+    beside = {name: part for name, part in params.items() if name not in ("conv", "norm")}
+    return {
+      **_fold(beside, moments, epsilon),
+      "conv": _scale(params["conv"], norm["scale"]),
+      "norm": {"bias": norm["bias"]},
+    }
   return {
     name: _fold(part, moments[name], epsilon) if name in moments else part
     for name, part in params.items()

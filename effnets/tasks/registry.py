@@ -78,13 +78,18 @@ def _classification(
 ) -> classification.Classification:
   settings = config.model.to_dict()
   name = settings.pop("name")
+  entry = models.entry(name)
+  if entry.task != "classification":
+    known = models.list_models(task="classification")
+    raise errors.unknown(
+      "config.model.name", name, "a classifier", known, "`python -m effnets.zoo`"
+    )
   module = models.create(
     name,
     num_classes=num_classes,
     group=norm_group(config.batch_norm.group, placement, step_batch),
     **settings,
   )
-  entry = models.entry(name)
   task = config.task
   if not 0 <= task.label_smoothing < 1:
     raise errors.UserError(

@@ -3,7 +3,9 @@
 `tf_` marks Google's own weights: TensorFlow's padding everywhere, biases before norms. Those
 without were trained in PyTorch: symmetric padding and no such biases, except from d4 on, whose
 pyramid and heads are as Google's; their bodies have PyTorch's epsilon, the rest TensorFlow's.
-Source: rwightman/efficientdet-pytorch, model configurations of version 0.4; google/automl.
+SpineNet's are RetinaNets of the TPU code; `.c` marks its protocol C.
+Source: rwightman/efficientdet-pytorch, model configurations of version 0.4; google/automl;
+tensorflow/tpu, models/official/detection.
 """
 
 import dataclasses
@@ -44,7 +46,7 @@ class WeightSet:
   model: our name of it. settings: of `models.create`. moments: mean and deviation of pixels in
   [0, 1]. dark: whether pictures are padded with black instead of their mean. level_first: whether
   norms of heads are numbered by level, then repeat. scope: of the body in TensorFlow's names; ""
-  for effdet's.
+  for effdet's; `spinenet` for SpineNet.
   """
 
   name: str
@@ -59,7 +61,7 @@ class WeightSet:
     """Returns the module; overrides: further settings."""
     return models.create(self.model, num_classes, **{**self.settings, **overrides})
 
-  def preprocessing(self, image_size: int) -> Preprocessing:
+  def preprocessing(self, image_size: int | tuple[int, int]) -> Preprocessing:
     """Returns how pictures are prepared for evaluation."""
     mean, std = self.moments
     fill = (0.0, 0.0, 0.0) if self.dark else None
@@ -69,9 +71,14 @@ class WeightSet:
     self, module: detector.Detector, have: Mapping[tuple[str, ...], Any]
   ) -> tuple[Tensor, ...]:
     """Returns every tensor that the source has. Args: have: the module's leaves by path."""
+    if self.scope == _SPINENET:
+      return detector_layout.spinenet(module)
     if self.scope:
       return detector_layout.official(module, have, self.scope)
     return detector_layout.effdet(module, have, level_first=self.level_first)
+
+
+_SPINENET = "spinenet"
 
 
 def _scope(size: str) -> str:
@@ -143,6 +150,19 @@ _add(
 )
 
 
+for _size in ("49s", "49", "96", "143", "190"):
+  for _protocol, _own in (
+    ("", {}),
+    (".c", {"activation": "swish", "backbone_activation": "swish"}),
+  ):
+    _add(
+      f"spinenet-{_size}{_protocol}",
+      f"retinanet_spinenet_{_size}",
+      settings={"aspects": "exact", **_own},
+      scope=_SPINENET,
+    )
+
+
 def list_detectors() -> list[str]:
   """Returns every name, effdet's and the official ones (with hyphens)."""
   return sorted(_SETS)
@@ -208,7 +228,7 @@ def _import(
   name: str,
   arrays: Mapping[str, np.ndarray],
   *,
-  image_size: int | None,
+  image_size: int | tuple[int, int] | None,
   num_classes: int | None,
   replace_head: bool,
   seed: int,
@@ -217,7 +237,7 @@ def _import(
   module = entry.create()
   leaves = _leaves(module)
   tensors = entry.tensors(module, leaves)
-  if entry.scope:
+  if entry.scope not in ("", _SPINENET):
     renamed = tensorflow.rename(arrays, [t for t in tensors if t.name.startswith(entry.scope)])
     arrays = {renamed.get(key, key): value for key, value in arrays.items()}
   given = _classes(entry, arrays, tensors)
@@ -228,8 +248,8 @@ def _import(
       f"num_classes={classes} was asked for; replace_head=True drops it for a new one, "
       "num_classes=None keeps it."
     )
-  size = {} if image_size is None else {"image_size": image_size}
-  module = entry.create(given or classes, **size)
+  size = image_size if image_size is None or isinstance(image_size, int) else tuple(image_size)
+  module = entry.create(given or classes)
   leaves = _leaves(module)
   values, wrong = _taken(tensors, arrays, leaves)
   known = [tensor.name for tensor in tensors]
@@ -244,7 +264,7 @@ def _import(
     raise errors.UserError(f"weights {entry.name!r}: {'; '.join(wrong[:4])}.")
   replaced: set[str] = set()
   if given not in (None, classes):
-    module = entry.create(classes, **size)
+    module = entry.create(classes)
     leaves = _leaves(module)
     replaced = {t.name for t in tensors if t.path[1:3] == ("class_head", "predict")}
     values = {path: v for path, v in values.items() if path[1:3] != ("class_head", "predict")}
@@ -268,6 +288,8 @@ def _import(
   )
   if not report.complete:
     logging.warning("%s", report)
+  if size is not None:
+    module = detector.check(module.clone(image_size=size))
   return convert.Imported(module, variables, entry.preprocessing(module.image_size), report)
 
 
@@ -278,7 +300,7 @@ _SMALL = 128
 def from_effdet(
   name: str,
   state_dict: Mapping[str, Any],
-  image_size: int | None = None,
+  image_size: int | tuple[int, int] | None = None,
   *,
   num_classes: int | None = None,
   replace_head: bool = False,
@@ -289,7 +311,7 @@ def from_effdet(
   Args:
     name: as effdet spells it: `tf_efficientdet_d0`, `efficientdet_d1`, `tf_efficientdet_lite0`.
     state_dict: tensors by name, of NumPy, JAX or PyTorch.
-    image_size: pixels, height and width, that the module shall be for; None for the set's own.
+    image_size: pixels, or (height, width), that the module shall be for; None for the set's own.
     num_classes: that the module should have; None for those of the state dict.
     replace_head: whether a class prediction with other classes may be dropped for a new one.
     seed: of the values of a new class prediction, and of missing tensors.
@@ -299,7 +321,7 @@ def from_effdet(
   """
   if find(name).scope:
     raise errors.UserError(
-      f"weights name={name!r} is an official one; `weights.from_automl` takes it."
+      f"weights name={name!r} is an official one; `weights.from_official` takes it."
     )
   arrays = convert.read_arrays(name, state_dict)
   arrays = {key.removeprefix("model."): value for key, value in arrays.items()}
@@ -315,22 +337,23 @@ def from_effdet(
   )
 
 
-def from_automl(
+def from_official(
   name: str,
   arrays: Mapping[str, Any],
-  image_size: int | None = None,
+  image_size: int | tuple[int, int] | None = None,
   *,
   num_classes: int | None = None,
   replace_head: bool = False,
   seed: int = 0,
 ) -> convert.Imported:
-  """Returns an official EfficientDet checkpoint as a detector of ours and its variables.
+  """Returns an official EfficientDet or SpineNet as a detector of ours and its variables.
 
   The moving average of a variable is taken where there is one; optimizer slots and step counters
   are left out.
 
   Args:
-    name: as its archive: `efficientdet-d0`, `efficientdet-lite3x`.
+    name: as its archive: `efficientdet-d0`, `efficientdet-lite3x`; `spinenet-49` trained by the
+      paper's protocol A or B, `spinenet-49.c` by C, which has other activations.
     arrays: the checkpoint's variables by name (see `files.Checkpoint`). Others: see `from_effdet`.
   Raises: UserError as `from_effdet`.
   """

@@ -109,6 +109,9 @@ def tensors(module: nn.Module) -> tuple[Tensor, ...]:
   Args: module: a `models.network.Network`.
   Raises: UserError for a network that timm has not.
   """
+  if not hasattr(module, "rows"):
+    kind = type(module).__name__
+    raise errors.UserError(f"timm has no network like a {kind}, so no names for its weights.")
   for row in module.rows:
     if row.op not in _KNOWN:
       raise errors.UserError(f"timm has no network of {row.op!r} blocks, so no names for weights.")

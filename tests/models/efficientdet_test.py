@@ -142,8 +142,11 @@ def test_bifpn_nodes(levels, nodes):
   assert " ".join(found) == nodes
 
 
-def test_training_moves_moments_and_folding_keeps_outputs():
-  module = models.create("efficientdet_tiny", momentum=0.5)
+@pytest.mark.parametrize(
+  "overrides", [{}, {"separable": False, "head_epsilon": 0.1, "backbone_epsilon": 0.01}]
+)
+def test_training_moves_moments_and_folding_keeps_outputs(overrides):
+  module = models.create("efficientdet_tiny", momentum=0.5, repeats=1, **overrides)
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
     lambda x: (np.abs(x) + rng.uniform(0.1, 0.6, x.shape)).astype(np.float32) if x.ndim == 1 else x,

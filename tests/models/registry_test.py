@@ -32,7 +32,20 @@ def test_names_sort_naturally():
       del registry._ENTRIES[f"sorted_b{suffix}"]
 
 
-@pytest.mark.parametrize("name", models.list_models())
+# One of every family; larger ones take seconds each to trace.
+_QUICK = (
+  "bifpn_efficientnet_b4 deeplabv3plus_r101 efficientdet_tiny efficientdet_d0 lraspp_tiny "
+  "mask_rcnn_spinenet_49s mnasfpn_tiny nasfpnlite_mobilenetv2 raspp_tiny retinanet_r50 "
+  "retinanet_spinenet_mobile_49xs ssdlite_tiny"
+).split()
+
+
+def _marked(name):
+  slow = models.entry(name).task != "classification" and name not in _QUICK
+  return pytest.param(name, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize("name", map(_marked, models.list_models()))
 def test_entry_agrees_with_its_module(name):
   # With auxiliary norms, which the published network is without.
   entry, module = models.entry(name), models.create(name, norm_sets=2)

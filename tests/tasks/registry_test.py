@@ -89,3 +89,11 @@ def test_what_is_off_is_checked_too():
   config.augment.autoaugment.update({"policy": "", "fill": 999})
   with pytest.raises(errors.UserError, match=r"config.augment.autoaugment.fill=999"):
     tasks.policy(config)
+
+
+def test_a_detector_is_no_classifier():
+  config = tiny.get_config()
+  config.model.name = "efficientdet_tiny"
+  words = "config.model.name='efficientdet_tiny' is not a classifier. Nearest: 'efficientnet_tiny'"
+  with pytest.raises(errors.UserError, match=words):
+    tasks.create(config, place(), num_classes=10, step_batch=16)

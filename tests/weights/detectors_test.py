@@ -75,6 +75,8 @@ def _filled(entry, module):
     ("efficientdet-d0", 493 + 216, 3_880_067),
     ("efficientdet-d7", None, 51_871_782),
     ("efficientdet-lite0", None, 3_243_470),
+    ("spinenet-49", 830, 28_543_383),
+    ("spinenet-96.c", None, 42_974_871),
   ],
 )
 def test_every_leaf_has_a_tensor(name, tensors, trainable):
@@ -121,7 +123,7 @@ def test_official_names():
     training[name] = value if "moving" in name else value + 1
     training[f"{name}/Momentum"] = value + 2
     training[f"{name}/ExponentialMovingAverage"] = value
-  loaded = weights.from_automl("efficientdet-d0", training)
+  loaded = weights.from_official("efficientdet-d0", training)
   assert loaded.report.complete
   for path, value in values.items():
     if path[-1].isdigit():
@@ -150,6 +152,11 @@ def test_new_classes_and_wrong_tensors():
   arrays, values = _filled(entry, entry.create(num_classes=20))
   loaded = weights.from_effdet("efficientdet_d0", arrays)
   assert (loaded.module.num_classes, loaded.module.image_size) == (20, 512)
+  wide = weights.from_effdet("efficientdet_d0", arrays, (256, 384))
+  assert wide.preprocessing.image_size == (256, 384)
+  assert len(wide.module.anchors()) == 9 * sum(256 * 384 // 4**level for level in range(3, 8))
+  with pytest.raises(errors.UserError, match="config.model.image_size=0 should be"):
+    weights.from_effdet("efficientdet_d0", arrays, 0)
   with pytest.raises(errors.UserError, match="has 20 classes, num_classes=3 was asked"):
     weights.from_effdet("efficientdet_d0", arrays, num_classes=3)
   loaded = weights.from_effdet("efficientdet_d0", arrays, num_classes=3, replace_head=True)
@@ -169,7 +176,7 @@ def test_new_classes_and_wrong_tensors():
     weights.from_effdet("efficientdet_d0", {"a": np.zeros(3)})
   with pytest.raises(errors.UserError, match="Nearest: 'tf_efficientdet_d0"):
     weights.from_effdet("tf_efficentdet_d0", arrays)
-  with pytest.raises(errors.UserError, match="from_automl` takes it"):
+  with pytest.raises(errors.UserError, match="from_official` takes it"):
     weights.from_effdet("efficientdet-d0", arrays)
 
 
@@ -181,3 +188,34 @@ def test_level_first_norms():
   assert where["class_net.bn_rep.4.1.weight"] == ("params", "class_head", "norm_1_7", "scale")
   assert len(models.pyramids.qufpn((3, 4, 5, 6, 7))) == 4 * 4 + 5
   assert "fpn.cell.2.fnode.20.combine.edge_weights" in where
+
+
+def test_names_of_spinenet():
+  entry = detectors.find("spinenet-49")
+  module = entry.create()
+  where = {t.name: t.path for t in entry.tensors(module, {})}
+  for name, path in (
+    ("spinenet/conv2d/kernel", "stem/conv/kernel"),
+    ("spinenet/conv2d_1/kernel", "block_0/unit_0/shortcut/conv/kernel"),
+    ("spinenet/batch_normalization_4/gamma", "block_0/unit_0/project/norm/scale"),
+    ("spinenet/conv2d_5/kernel", "block_1/unit_0/reduce/conv/kernel"),
+    ("spinenet/conv2d_8/kernel", "endpoint_3/conv/kernel"),
+    ("spinenet/batch_normalization_12/beta", "endpoint_7/norm/bias"),
+    # Block 3 is on level 4, its parents on level 2: with a halving.
+    (
+      "spinenet/sub_policy1/resample_with_alpha_resample_1_0/conv2d_1/kernel",
+      "block_3/from_0_halve/conv/kernel",
+    ),
+    # Block 4 is on level 3, its second parent on level 4: without.
+    (
+      "spinenet/sub_policy2/resample_with_alpha_resample_2_1/conv2d_1/kernel",
+      "block_4/from_3_expand/conv/kernel",
+    ),
+    (
+      "spinenet/sub_policy14/scale_permuted_block_16/conv2d_2/kernel",
+      "block_16/unit_0/project/conv/kernel",
+    ),
+  ):
+    assert "/".join(where[name][2:]) == path
+  assert where["retinanet/class_net/class-3-7/gamma"][1:] == ("class_head", "norm_3_7", "scale")
+  assert where["retinanet/box_net/box-predict/bias"][1:] == ("box_head", "predict", "bias")
