@@ -60,6 +60,7 @@ class Settings:
   kernel_std: every kernel starts from a normal truncated at two standard deviations, this before
     truncation; None: each layer's own rule.
   folded: norms are in the kernels before them, except for their bias; see `folding.fold`.
+  split: how images lie on the mesh, if their height is split over one.
   """
 
   padding: str = "SAME"
@@ -71,6 +72,7 @@ class Settings:
   norms: NormSets = NormSets()
   kernel_std: float | None = None
   folded: bool = False
+  split: ops.Split | None = None
 
   def kernel(self, usual: initialize.Initializer) -> initialize.Initializer:
     """Returns the initialiser of a kernel whose layer's own rule is `usual`."""
@@ -107,7 +109,7 @@ class Conv(nn.Module):
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     simple = self.kernel == self.stride == self.groups == 1 and not self.settings.plain
     if gate is not None and simple:
-      y = ops.gated(x, gate.astype(dtype), kernel)
+      y = ops.gated(x, gate.astype(dtype), kernel, split=self.settings.split is not None)
     else:
       y = ops.conv(
         x if gate is None else x * gate.astype(dtype),
@@ -117,6 +119,7 @@ class Conv(nn.Module):
         groups=self.groups,
         padding=self.settings.padding,
         plain=self.settings.plain,
+        split=self.settings.split,
       )
     if self.bias:
       shift = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.channels,))

@@ -33,7 +33,7 @@ class Network(nn.Module):
   frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
     through their end; 0 freezes nothing; -1 freezes all but the classifier. See `frozen_names`.
   norm_sets, norm_parts, norm_shards: see `layers.NormSets`; `clone` changes the last two.
-  padding, plain, dtype, momentum, epsilon, group, kernel_std, folded: see `layers.Settings`.
+  padding, plain, dtype, momentum, epsilon, group, kernel_std, folded, split: see `layers.Settings`.
   stem_kernel, stem_stride, stem_end, stem_pool, tail, outer_skips, hidden: see `blocks.Table`.
   """
 
@@ -66,6 +66,7 @@ class Network(nn.Module):
   head_depth: int = 1
   kernel_std: float | None = None
   folded: bool = False
+  split: ops.Split | None = None
 
   def setup(self) -> None:
     settings = layers.Settings(
@@ -78,6 +79,7 @@ class Network(nn.Module):
       norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
       kernel_std=self.kernel_std,
       folded=self.folded,
+      split=self.split,
     )
     self.stem_layer = layers.ConvNorm(
       self.stem,
