@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from effnets import ops
@@ -29,6 +30,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "sigmoid": jax.nn.sigmoid,
   "hard_sigmoid": jax.nn.hard_sigmoid,
 }
+
+CONVOLVED = "convolved"
+"""What a policy of `jax.checkpoint` calls the results of convolutions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Settings:
     truncation; None: each layer's own rule.
   folded: norms are in the kernels before them, except for their bias; see `folding.fold`.
   split: how images lie on the mesh, if their height is split over one.
+  named: what convolutions give is called `CONVOLVED`, for policies of `jax.checkpoint`.
   """
 
   padding: str = "SAME"
@@ -73,6 +78,7 @@ class Settings:
   kernel_std: float | None = None
   folded: bool = False
   split: ops.Split | None = None
+  named: bool = False
 
   def kernel(self, usual: initialize.Initializer) -> initialize.Initializer:
     """Returns the initialiser of a kernel whose layer's own rule is `usual`."""
@@ -124,7 +130,7 @@ class Conv(nn.Module):
     if self.bias:
       shift = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.channels,))
       y = y + shift.astype(dtype)
-    return y
+    return checkpoint_name(y, CONVOLVED) if self.settings.named else y
 
 
 PARTITIONS = ("equal", "exponential")

@@ -127,5 +127,5 @@ class AdvProp(classification.Classification):
 
   def tested(self, variables: base.Variables) -> tuple[nn.Module, base.Variables]:
     """Returns the plain network, and its variables with the norms of the set `evaluated`."""
-    plain = self.module.clone(norm_sets=1, norm_parts=(0,), split=None)
+    plain = self.module.clone(norm_sets=1, norm_parts=(0,))
     return plain, models.main_set(variables, self.evaluated)

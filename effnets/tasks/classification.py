@@ -162,8 +162,8 @@ class Classification:
     return self.module
 
   def tested(self, variables: base.Variables) -> tuple[nn.Module, base.Variables]:
-    """Returns the network as it is tested and its variables, for any device, to be used alone."""
-    return self.network.clone(split=None), variables
+    """Returns the network as it is tested and its variables, without what only trains."""
+    return self.network, variables
 
   def logits(
     self, variables: base.Variables, images: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
