@@ -30,7 +30,7 @@ def _pooled(op, **fields):
   return network.Network(rows, stem=8, head=0, num_classes=5, group=ops.Group(8), **fields)
 
 
-# Networks with every way to make an image smaller: strides, maxima over windows, means over squares.
+# Every way to make an image smaller: strides, maxima over windows, means over squares.
 QUICK = [(_mbconv(), 19, (2, 4))]
 SLOW = [
   (_mbconv(), 16, (4, 2)),
