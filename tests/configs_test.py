@@ -49,6 +49,58 @@ def test_the_recipe_of_every_member(member):
       {"optimizer.eps": 0.002, "schedule.decay_rate": 0.99, "schedule.decay_epochs": 3.0},
     ),
     ("mobilenetv3.py:small,paper", {"batch_size": 4096, "optimizer.learning_rate": 0.1}),
+    (
+      "efficientdet.py:d7x",
+      {"model.name": "efficientdet_d7x", "data.image_size": 1536, "train.epochs": 600.0},
+    ),
+    (
+      "efficientdet.py:d0",
+      {
+        "batch_size": 128,
+        "optimizer.learning_rate_per_examples": 64,
+        "optimizer.learning_rate": 0.08,
+        "model.drop_path_rate": 0.0,
+        "data.scenes.jitter": (0.1, 2.0),
+        "ema.decay": 0.9998,
+      },
+    ),
+    # The official settings: steps, where the rate falls, the range of scales.
+    (
+      "spinenet.py:49,protocol=b",
+      {
+        "train.steps": 162_050,
+        "schedule.boundaries_steps": (148_160, 157_420),
+        "data.scenes.jitter": (0.5, 2.0),
+        "model.activation": "relu",
+      },
+    ),
+    (
+      "spinenet.py:49",
+      {
+        "train.steps": 231_500,
+        "schedule.boundaries_steps": (217_610, 226_870),
+        "model.activation": "swish",
+        "model.drop_path_rate": 0.2,
+      },
+    ),
+    (
+      "spinenet.py:190",
+      {"train.steps": 185_200, "schedule.boundaries_steps": (171_310, 180_570)},
+    ),
+    (
+      "mnasfpn.py:mobilenetv2",
+      {"batch_size": 1024, "train.steps": 50_000, "optimizer.learning_rate": 4.0},
+    ),
+    (
+      "mobilenetv3.py:coco,small",
+      {"batch_size": 512, "train.steps": 400_000, "task.alpha": 0.75, "task.gamma": 2.0},
+    ),
+    ("mnasnet.py:coco", {"batch_size": 24, "task.class_loss": "hard_negatives"}),
+    ("mobilenetv3.py:cityscapes", {"train.steps": 90_000, "data.image_size": 769}),
+    (
+      "randaugment.py:r200",
+      {"augment.randaugment.layers": 1, "augment.randaugment.magnitude": 6.0},
+    ),
     ("efficientnet.py:l2,imagenet", {"model.name": "efficientnet_l2", "data.image_size": 800}),
   ],
 )
@@ -349,7 +401,8 @@ def test_mistakes_in_arguments(config, message):
   "name",
   [
     *("efficientnet.py", "mixnet.py", "mnasnet.py", "mobilenetv3.py", "noisy_student.py"),
-    "randaugment.py",
+    *("efficientdet.py", "mnasfpn.py", "randaugment.py", "spinenet.py"),
+    *("mobilenetv3.py:digit_scenes", "mobilenetv3.py:digit_scenes_seg"),
   ],
 )
 def test_embedded_configs_are_ready_to_train(name):

@@ -26,6 +26,7 @@ SHARED = (
   "norm_parts",
   "norm_shards",
   "folded",
+  "split",
 )
 """Fields of the whole that its body takes over."""
 
@@ -93,6 +94,7 @@ class Whole(nn.Module):
   epsilon: float = 1e-3
   group: ops.Group = ops.Group()
   folded: bool = False
+  split: ops.Split | None = None
 
   def setup(self) -> None:
     self.backbone = self.body.build(self)
@@ -113,6 +115,8 @@ class Whole(nn.Module):
       group=self.group,
       norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
       folded=self.folded,
+      split=self.split,
+      named=self.remat == "norm",
     )
 
   def norm_epsilon(self, name: str) -> float:

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from effnets import ops
@@ -29,6 +30,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "sigmoid": jax.nn.sigmoid,
   "hard_sigmoid": jax.nn.hard_sigmoid,
 }
+
+CONVOLVED = "convolved"
+"""What a policy of `jax.checkpoint` calls the results of convolutions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Settings:
   kernel_std: every kernel starts from a normal truncated at two standard deviations, this before
     truncation; None: each layer's own rule.
   folded: norms are in the kernels before them, except for their bias; see `folding.fold`.
+  split: how images lie on the mesh, if their height is split over one.
+  named: what convolutions give is called `CONVOLVED`, for policies of `jax.checkpoint`.
   """
 
   padding: str = "SAME"
@@ -71,6 +77,8 @@ class Settings:
   norms: NormSets = NormSets()
   kernel_std: float | None = None
   folded: bool = False
+  split: ops.Split | None = None
+  named: bool = False
 
   def kernel(self, usual: initialize.Initializer) -> initialize.Initializer:
     """Returns the initialiser of a kernel whose layer's own rule is `usual`."""
@@ -108,7 +116,7 @@ class Conv(nn.Module):
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     simple = self.kernel == self.stride == self.groups == 1 and not self.settings.plain
     if gate is not None and simple:
-      y = ops.gated(x, gate.astype(dtype), kernel)
+      y = ops.gated(x, gate.astype(dtype), kernel, split=self.settings.split is not None)
     else:
       y = ops.conv(
         x if gate is None else x * gate.astype(dtype),
@@ -118,12 +126,13 @@ class Conv(nn.Module):
         groups=self.groups,
         padding=self.settings.padding,
         plain=self.settings.plain,
+        split=self.settings.split,
       )
     if self.bias:
       first = initialize.Constant(self.bias_start)
       shift = initialize.parameter(self, "bias", first, (self.channels,))
       y = y + shift.astype(dtype)
-    return y
+    return checkpoint_name(y, CONVOLVED) if self.settings.named else y
 
 
 PARTITIONS = ("equal", "exponential")

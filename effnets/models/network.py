@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from effnets import errors, ops
 from effnets.models import blocks, layers, shortcuts
 
-REMAT = ("none", "block")
+REMAT = ("none", "norm", "block")
 DTYPES = ("float32", "bfloat16")
 PADDINGS = ("SAME", "SYMMETRIC")
 
@@ -28,12 +28,13 @@ class Network(nn.Module):
   dropout_rate: before the dense layer. drop_path_rate: d; block i of n is skipped with probability
     d * i / n, the first never; a `pyramid` counts from 1.
   activation: of stem, head and hidden layer.
-  remat: `none` keeps activations for the backward pass; `block` keeps each block's input alone and
+  remat: `none` keeps activations for the backward pass; `norm` keeps what each convolution gives
+    and computes norms, activations and gates again; `block` keeps each block's input alone and
     computes the rest again.
   frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
     through their end; 0 freezes nothing; -1 freezes all but the classifier. See `frozen_names`.
   norm_sets, norm_parts, norm_shards: see `layers.NormSets`; `clone` changes the last two.
-  padding, plain, dtype, momentum, epsilon, group, kernel_std, folded: see `layers.Settings`.
+  padding, plain, dtype, momentum, epsilon, group, kernel_std, folded, split: see `layers.Settings`.
   stem_kernel, stem_stride, stem_end, stem_pool, tail, outer_skips, hidden: see `blocks.Table`.
   """
 
@@ -66,6 +67,7 @@ class Network(nn.Module):
   head_depth: int = 1
   kernel_std: float | None = None
   folded: bool = False
+  split: ops.Split | None = None
 
   def setup(self) -> None:
     settings = layers.Settings(
@@ -78,6 +80,8 @@ class Network(nn.Module):
       norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
       kernel_std=self.kernel_std,
       folded=self.folded,
+      split=self.split,
+      named=self.remat == "norm",
     )
     self.stem_layer = layers.ConvNorm(
       self.stem,
@@ -92,9 +96,15 @@ class Network(nn.Module):
     made = []
     for index, (row, rate) in enumerate(zip(table, rates, strict=True)):
       block = blocks.BLOCKS[row.op]
-      if self.remat == "block":
+      if self.remat != "none":
+        kept = jax.checkpoint_policies.save_only_these_names(layers.CONVOLVED)
         # Argument 2 is `train`; self counts as 0.
-        block = nn.remat(block, static_argnums=(2,), methods=("ends",))
+        block = nn.remat(
+          block,
+          static_argnums=(2,),
+          methods=("ends",),
+          policy=kept if self.remat == "norm" else None,
+        )
       made.append(block(row, rate, settings, name=f"block_{index}"))
     self.block_layers = made
     if "norm" in self.tail:

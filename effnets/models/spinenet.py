@@ -75,6 +75,9 @@ MOBILE = _blocks(
   "mbconv",
 )
 
+TINY = _blocks("2:0,1 4:0,1 3:2,3 5:3,4 4:4,5* 3:4,6* 6:5,6* 5:7,8*")
+"""This project's own, for pictures of 128 pixels."""
+
 STEM = 2
 """Blocks of the stem."""
 
@@ -314,6 +317,7 @@ class SpineNet(nn.Module):
   epsilon: float = 1e-3
   group: ops.Group = ops.Group()
   folded: bool = False
+  split: ops.Split | None = None
 
   def setup(self) -> None:
     settings = layers.Settings(
@@ -325,6 +329,8 @@ class SpineNet(nn.Module):
       group=self.group,
       norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
       folded=self.folded,
+      split=self.split,
+      named=self.remat == "norm",
     )
     mobile = self._mobile
     self.stem_layer = layers.ConvNorm(
@@ -569,6 +575,9 @@ MEMBERS = {
     dataclasses.replace(_MOBILE, scale=0.6, endpoint=24), 1, 867_481, 99.10e6, graph=MOBILE
   ),
 }
+MEMBERS["tiny"] = Member(
+  Widths((8, 8, 16, 24, 32, 32, 32, 32), endpoint=32, stem=16), 1, 235_313, 123.427e6, graph=TINY
+)
 for _name, _member in MEMBERS.items():
   registry.register(
     registry.Entry(
@@ -580,7 +589,7 @@ for _name, _member in MEMBERS.items():
         repeats=_member.repeats,
         activation="swish" if "mobile" in _name else "relu",
       ),
-      paper="1912.05027",
+      paper=None if _name == "tiny" else "1912.05027",
       image_size=224,
       dropout_rate=0.0,
       drop_path_rate=0.0,

@@ -16,3 +16,4 @@ from effnets.ops.normalization import moments as moments
 from effnets.ops.normalization import normalize as normalize
 from effnets.ops.normalization import shift as shift
 from effnets.ops.pointwise import gated as gated
+from effnets.ops.split import Split as Split

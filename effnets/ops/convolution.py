@@ -1,8 +1,11 @@
 """Two-dimensional convolution, lowered by shape and platform."""
 
+import functools
+
 from jaxtyping import Array, Float
 
 from effnets.ops import _bilinear, depthwise, pointwise, shallow
+from effnets.ops import split as split_lib
 
 PADDINGS = ("SAME", "SYMMETRIC", "VALID")
 
@@ -43,6 +46,7 @@ def conv(
   groups: int = 1,
   padding: str = "SAME",
   plain: bool = False,
+  split: split_lib.Split | None = None,
 ) -> Float[Array, "b h2 w2 o"]:
   """Returns the convolution of `x` with an HWIO kernel (`i = c / groups`), in the type of `x`.
 
@@ -55,6 +59,8 @@ def conv(
     plain: use XLA's convolution with XLA's derivatives whatever the shape. It is the reference, and
       the only form with forward-mode derivatives (`jvp`, `linearize`, `hessian`) where
       `groups > 1`. Second derivatives by reverse over reverse do not need it.
+    split: the mesh under `jit` that images are split over by height, if they are; the result is
+      the same, with fewer messages. See `ops.split`.
 
   Raises: ValueError if shapes, types or `groups` do not fit each other.
   """
@@ -84,12 +90,21 @@ def conv(
     )
   if plain:
     return depthwise.xla_convolution(x, kernel, geometry, groups)
+  if groups == 1 and taps == (1, 1) and (stride == 1 or split is None):
+    return pointwise.pointwise(x, kernel, stride=stride, split=split is not None)
+  convolve = functools.partial(_by_shape, groups=groups)
+  y = None if split is None else split_lib.exchanged(convolve, x, kernel, geometry, split)
+  return convolve(x, kernel, geometry) if y is None else y
+
+
+def _by_shape(x: Array, kernel: Array, geometry: _bilinear.Geometry, groups: int) -> Array:
+  """Returns the convolution of `x`, of any batch and height, as fits kernel and groups."""
   if groups == 1:
-    if taps == (1, 1):
-      return pointwise.pointwise(x, kernel, stride=stride)
-    if taps[0] * taps[1] * channels <= shallow.MOST_PRODUCTS:
+    if geometry.kernel == (1, 1):
+      return pointwise.pointwise(x, kernel, stride=geometry.stride)
+    if geometry.kernel[0] * geometry.kernel[1] * x.shape[3] <= shallow.MOST_PRODUCTS:
       return shallow.shallow(x, kernel, geometry)
     return depthwise.xla_convolution(x, kernel, geometry)
-  if groups == channels == outputs:
+  if groups == x.shape[3] == kernel.shape[3]:
     return depthwise.depthwise(x, kernel, geometry=geometry)
   return depthwise.grouped(x, kernel, groups=groups, geometry=geometry)

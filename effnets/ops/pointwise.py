@@ -6,14 +6,21 @@ from jaxtyping import Array, Float
 
 
 def pointwise(
-  x: Float[Array, "b h w c"], kernel: Float[Array, "1 1 c o"], *, stride: int = 1
+  x: Float[Array, "b h w c"],
+  kernel: Float[Array, "1 1 c o"],
+  *,
+  stride: int = 1,
+  split: bool = False,
 ) -> Float[Array, "b h2 w2 o"]:
   """Returns the 1x1 convolution of `x` without padding, output ceil(size / stride).
 
-  Derivatives of every kind and order are XLA's own products.
+  Derivatives of every kind and order are XLA's own products. split: whether the height is split
+  over a mesh.
   """
   if stride > 1:
     x = jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
+  if split:
+    return _by_channel(x, kernel[0, 0])
   return jax.lax.platform_dependent(x, kernel[0, 0], cpu=_flat, default=_by_channel)
 
 
@@ -23,15 +30,20 @@ _MANY_PIXELS = 12
 
 
 def gated(
-  x: Float[Array, "b h w c"], gate: Float[Array, "b 1 1 c"], kernel: Float[Array, "1 1 c o"]
+  x: Float[Array, "b h w c"],
+  gate: Float[Array, "b 1 1 c"],
+  kernel: Float[Array, "1 1 c o"],
+  *,
+  split: bool = False,
 ) -> Float[Array, "b h w o"]:
   """Returns the 1x1 convolution of `x * gate`.
 
   On a CPU, where a large image would be written and read once more for it, the gate goes to each
   example's copy of the kernel instead: (x * gate) @ kernel = x @ (gate * kernel).
+  split: as of `pointwise`.
   """
-  if x.shape[1] * x.shape[2] < _MANY_PIXELS * kernel.shape[3]:
-    return pointwise(x * gate, kernel)
+  if split or x.shape[1] * x.shape[2] < _MANY_PIXELS * kernel.shape[3]:
+    return pointwise(x * gate, kernel, split=split)
   return jax.lax.platform_dependent(
     x,
     gate,

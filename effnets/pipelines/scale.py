@@ -15,7 +15,7 @@ from effnets.pipelines import stages
 
 # Forward, gradient of the activations, gradient of the weights.
 _TRAINING_PASSES = 3
-# With `remat` the forward pass of the blocks is done again.
+# With `remat="block"` the forward pass of the blocks is done again; `norm` repeats no convolution.
 _REMAT_PASSES = 4
 _BYTES = {"float32": 4, "float16": 2}
 
@@ -84,7 +84,7 @@ def costs(config: Any, assumed: Assumptions) -> list[Cost]:
       return
     stage = configs[name]
     examples = _examples(stage, assumed)
-    passes = _TRAINING_PASSES if stage.model.remat == "none" else _REMAT_PASSES
+    passes = _REMAT_PASSES if stage.model.remat == "block" else _TRAINING_PASSES
     madds = _madds(stage, assumed.classes)
     hours = assumed.hours(passes * madds * examples, share=assumed.training)
     rows.append(Cost(name, stage.model.name, stage.data.image_size, examples, madds, hours))

@@ -137,19 +137,21 @@ def spinenet_coco(config: ml_collections.ConfigDict, name: str, protocol: str) -
   epochs = {"a": 250, "b": 350, "c": 400 if name.endswith("_190") else 500}[protocol]
   jitter = {"a": (0.8, 1.2), "b": (0.5, 2.0), "c": (0.1, 1.9) if large else (0.5, 2.0)}[protocol]
   config.data.scenes.jitter = jitter
-  if protocol == "c":
-    config.model.update({"activation": "swish", "drop_path_rate": 0.2})
-  else:
-    config.model.update({"activation": "relu", "drop_path_rate": 0.0})
+  activation, rate = (
+    ("swish", 0.16 if "_143" in name else 0.2) if protocol == "c" else ("relu", 0.0)
+  )
+  config.model.update({"activation": activation, "backbone_activation": activation})
+  config.model.drop_path_rate = rate
   config.batch_size = config.eval_batch_size = 256
   config.batch_norm.group = "global"
   config.train.steps = epochs * _SPINENET_EPOCH
+  peak = 0.30 if name.endswith("_190") else 0.28
   config.optimizer.update(
-    {"name": "sgd", "learning_rate": 0.28, "learning_rate_per_examples": 256, "momentum": 0.9}
+    {"name": "sgd", "learning_rate": peak, "learning_rate_per_examples": 256, "momentum": 0.9}
   )
   config.optimizer.update({"nesterov": False, "weight_decay": 4e-5, "clip_norm": 10.0})
   config.optimizer.undecayed = ("bias$",)
-  config.schedule.update({"name": "step", "warmup_steps": 2000, "warmup_start": 0.0067 / 0.28})
+  config.schedule.update({"name": "step", "warmup_steps": 2000, "warmup_start": 0.0067 / peak})
   config.schedule.boundaries_steps = tuple((epochs - last) * _SPINENET_EPOCH for last in (30, 10))
 
 

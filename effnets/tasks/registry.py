@@ -73,6 +73,13 @@ def norm_group(setting: str | int, placement: parallel.Placement, step_batch: in
   return ops.Group(images)
 
 
+def split(placement: parallel.Placement) -> ops.Split | None:
+  """Returns how a model's images lie on the mesh if their height is split, else None."""
+  if placement.execution == "shard_map" or placement.mesh.shape["space"] == 1:
+    return None
+  return ops.Split(placement.mesh, parallel.BATCH_AXES, "space")
+
+
 def _classification(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
 ) -> classification.Classification:
@@ -89,7 +96,7 @@ def _classification(
     num_classes=num_classes,
     group=norm_group(config.batch_norm.group, placement, step_batch),
     **settings,
-  )
+  ).clone(split=split(placement))
   task = config.task
   if not 0 <= task.label_smoothing < 1:
     raise errors.UserError(
@@ -285,7 +292,7 @@ def _scene_task(
     num_classes=num_classes + slots,
     group=norm_group(config.batch_norm.group, placement, step_batch),
     **model,
-  )
+  ).clone(split=split(placement))
   return {
     "module": module,
     "placement": placement,

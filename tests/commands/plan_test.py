@@ -1,11 +1,12 @@
 """`--mode=plan`: figures that can be counted by hand, and the program that really runs."""
 
 import json
+import re
 
 import jax
 import pytest
 
-from effnets import commands, configuration, errors, pipelines, training
+from effnets import commands, configuration, errors, models, pipelines, training
 from effnets.commands.plan import recipe, roofline
 from effnets.parallel import programs, slices
 from effnets.training import assembly
@@ -67,6 +68,22 @@ def test_a_plan_of_the_program_that_runs(tmp_path, monkeypatch, capsys):
   # Data parallelism with local batch norm: gradients and moments, and nothing else.
   assert {k: v["count"] for k, v in found["collectives"].items()} == {"all-reduce": 1}
   assert "fits" in capsys.readouterr().out
+  # One array of each kernel, however many taps it has; and loss, metrics and their counts.
+  (message,) = re.findall(r"= \((.*?)\) all-reduce\(", ran[0].as_text())
+  moments = jax.tree.leaves(training.program(config, training.prepare(config)).abstract.model_state)
+  assert message.count("f32[") <= len(leaves) + len(moments) + METRICS
+
+
+METRICS = 4
+# The compiler's own limit of arrays in a message.
+ARRAYS = 256
+
+
+@pytest.mark.parametrize("name, messages", [("efficientnet_b0", 2), ("efficientnet_b4", 3)])
+def test_the_sum_over_devices_is_few_messages(name, messages):
+  # Of what a step sums, see above.
+  variables = models.abstract(models.create(name), 32)
+  assert len(jax.tree.leaves(variables)) + METRICS <= messages * ARRAYS
 
 
 def test_hours_follow_from_the_roofline():

@@ -21,6 +21,9 @@ FOLDER = pathlib.Path(__file__).parent
 CONFIGS = (
   "configs/advprop.py",
   "configs/advprop.py:b3,fine",
+  "configs/efficientdet.py",
+  "configs/efficientdet.py:d0",
+  "configs/efficientdet.py:d7x",
   "configs/efficientnet.py",
   "configs/efficientnet.py:b0",
   "configs/efficientnet.py:b0,transfer=cars",
@@ -33,10 +36,14 @@ CONFIGS = (
   "configs/mixnet.py",
   "configs/mixnet.py:s",
   "configs/mixnet.py:l",
+  "configs/mnasfpn.py",
+  "configs/mnasfpn.py:mobilenetv2",
   "configs/mnasnet.py",
   "configs/mnasnet.py:a1",
   "configs/mnasnet.py:small",
   "configs/mobilenetv3.py",
+  "configs/mobilenetv3.py:coco",
+  "configs/mobilenetv3.py:cityscapes,small",
   "configs/mobilenetv3.py:large",
   "configs/mobilenetv3.py:small,paper",
   "configs/mobilenetv3.py:small,transfer=birdsnap,folder=/data/birdsnap",
@@ -47,14 +54,19 @@ CONFIGS = (
   "configs/randaugment.py",
   "configs/randaugment.py:cifar10",
   "configs/randaugment.py:cifar10,shake_shake_26_2x96d,policy=autoaugment",
+  "configs/randaugment.py:coco",
   "configs/randaugment.py:imagenet",
   "configs/randaugment.py:svhn,wide_resnet_28_2",
+  "configs/spinenet.py",
+  "configs/spinenet.py:49",
 )
 
 # Classes and training examples of what the configs name beside public sets; nothing is opened.
 _DATA = {
   ("digits", "train"): (10, 1197),
   ("digits", "labelled"): (10, 100),
+  ("digit_scenes", "train"): (10, 2048),
+  ("segmentation:cityscapes", "train"): (19, 2975),
   ("folder:/data/birdsnap", "train"): (500, 47386),
   ("folder:/data/pictures", "train"): (3, 640),
 }
@@ -130,8 +142,10 @@ def _weights(config: Any) -> list[str]:
   ]
   count, decays = 0, optimizers.decay_rule(config.optimizer)
   # What does not change the weights is left at one value, so that each network is traced once.
+  same = {"group": ops.Group(), "remat": "none", "dropout_rate": 0.0, "drop_path_rate": 0.0}
+  fields = {field.name for field in dataclasses.fields(task.module)}
   module = task.module.clone(
-    group=ops.Group(), remat="none", dropout_rate=0.0, drop_path_rate=0.0, frozen_blocks=0
+    **{name: value for name, value in same.items() if name in fields}, frozen_blocks=0
   )
   for (collection, *path), shape, initializer in _traced(module):
     words = [str(shape), initializer]

@@ -1,6 +1,8 @@
 """What every network can do, on the smallest one: noise, end points, freezing, precision."""
 
+import collections
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -131,12 +133,41 @@ def _assert_close(got, want, tolerance):
 
 
 @pytest.mark.slow
-def test_rematerialised_gradients_are_the_same(module, variables, images):
-  remat = dataclasses.replace(module, remat="block")
+@pytest.mark.parametrize("policy", ["norm", "block"])
+def test_rematerialised_gradients_are_the_same(module, variables, images, policy):
+  remat = dataclasses.replace(module, remat=policy)
   both = [_gradients(m, variables, images) for m in (remat, module)]
   for got, want in zip(*both, strict=True):
     _assert_close(got, want, 1e-5)
   assert str(jax.make_jaxpr(lambda v: remat.apply(v, images))(variables)).count("remat") >= 3
+
+
+def test_what_is_kept_for_the_backward_pass(module, variables, images):
+  def kept(policy):
+    network = dataclasses.replace(module, remat=policy)
+
+    def pulled(variables):
+      def run(params):
+        own = {**variables, "params": params}
+        return network.apply(own, images, train=True, mutable=["batch_stats"])
+
+      return jax.vjp(run, variables["params"])[1]
+
+    shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(pulled, variables))]
+    # Whole images; gates and their bottlenecks are few numbers.
+    return collections.Counter(s for s in shapes if len(s) == 4 and s[0] == BATCH and s[1] > 1)
+
+  none, norm, block = (kept(policy) for policy in ("none", "norm", "block"))
+  # What the blocks' convolutions give: the first has no expansion, the second strides.
+  assert norm - block == {
+    (4, 8, 8, 8): 2,
+    (4, 8, 8, 16): 1,
+    (4, 4, 4, 16): 3,
+    (4, 4, 4, 32): 2,
+  }
+  assert block <= norm
+  numbers = [sum(math.prod(s) * n for s, n in shapes.items()) for shapes in (none, norm)]
+  assert numbers[1] < 0.6 * numbers[0]
 
 
 def test_frozen_blocks(module, variables, images):

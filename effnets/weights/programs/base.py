@@ -107,7 +107,7 @@ class Program:
       plain: by whole operations that every runtime has a name for. What is not plain is faster
         where XLA compiles it.
     """
-    settings = {"dtype": "float32", "remat": "none", "plain": plain}
+    settings = {"dtype": "float32", "remat": "none", "plain": plain, "split": None}
     module = self.module.clone(**{k: v for k, v in settings.items() if hasattr(self.module, k)})
     logits = module.apply(variables, augment.normalize(images, self.mean, self.std), train=False)
     return {"logits": logits, "probabilities": jax.nn.softmax(logits)}
