@@ -116,7 +116,7 @@ def efficientdet_coco(config: ml_collections.ConfigDict, name: str) -> None:
   )
   config.optimizer.update({"nesterov": False, "weight_decay": 4e-5})
   # Kernels alone decay, and no weights of fusions.
-  config.optimizer.undecayed = ("bias$", "fusion$")
+  config.optimizer.undecayed = ("bias$", "edges$")
   config.optimizer.update({"clip_each": 10.0, "clip_norm": 10.0})
   config.schedule.update({"name": "cosine", "warmup_epochs": 1.0, "warmup_start": 0.05})
   config.schedule.update({"decay_epochs": config.train.epochs - 1, "clamp": False})

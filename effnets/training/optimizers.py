@@ -21,7 +21,7 @@ from effnets import errors, parallel
 
 Rule = Callable[[str], bool]
 
-_NORM = re.compile(r"(^|[_a-z])(bn|norm|batch_?norm|batch_normalization)(_?\d+)?$", re.IGNORECASE)
+_NORM = re.compile(r"(^|[_a-z])(bn|norm|batch_?norm|batch_normalization)(_?\d+)*$", re.IGNORECASE)
 
 # Fields by optimizer with their defaults. Beside these every config may hold the `_COMMON` ones;
 # `learning_rate` and `learning_rate_per_examples` are read by whoever builds the schedule.
@@ -63,7 +63,7 @@ def decayed(path: str) -> bool:
   """Returns whether the weight at `path` decays: all but scale and bias of normalisation layers.
 
   A normalisation layer is one whose own name ends in `bn`, `norm` or `BatchNorm`, numbered or not,
-  as in `bn`, `bn_1`, `project_bn`, `norm2`, `BatchNorm_0`. Biases of dense and squeeze-excite
+  as in `bn`, `bn_1`, `project_bn`, `norm2`, `norm_0_3`, `BatchNorm_0`. Biases of dense and squeeze-excite
   layers do decay.
 
   Source: EfficientNet sheet 3.3.
