@@ -63,8 +63,8 @@ def decayed(path: str) -> bool:
   """Returns whether the weight at `path` decays: all but scale and bias of normalisation layers.
 
   A normalisation layer is one whose own name ends in `bn`, `norm` or `BatchNorm`, numbered or not,
-  as in `bn`, `bn_1`, `project_bn`, `norm2`, `norm_0_3`, `BatchNorm_0`. Biases of dense and squeeze-excite
-  layers do decay.
+  as in `bn`, `bn_1`, `project_bn`, `norm2`, `norm_0_3`, `BatchNorm_0`. Biases of dense and
+  squeeze-excite layers do decay.
 
   Source: EfficientNet sheet 3.3.
 
