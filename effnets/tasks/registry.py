@@ -301,6 +301,7 @@ def _scene_task(
     "mean": tuple(config.data.mean) or entry.mean,
     "std": tuple(config.data.std) or entry.std,
     "dtype": jnp.dtype(config.model.dtype),
+    "exact_padding": scenes.settings(config)["fill"] == "mean",
   }
 
 

@@ -19,7 +19,7 @@ class SceneTask:
 
   module: the network. placement: of the step that calls `loss`. image_size: height and width.
   num_classes: of the data. mean, std: of the model's input, per channel, in [0, 1]. dtype: of the
-  images that enter the model.
+  images that enter the model. exact_padding: padding is 0 there, not only the level next to it.
   """
 
   module: nn.Module
@@ -29,6 +29,7 @@ class SceneTask:
   mean: tuple[float, ...]
   std: tuple[float, ...]
   dtype: Any = jnp.float32
+  exact_padding: bool = True
 
   @property
   def frozen(self) -> tuple[str, ...]:
@@ -63,8 +64,10 @@ class SceneTask:
   def _inputs(
     self, images: UInt8[Array, "b h w 3"], size: Int[Array, "b 2"]
   ) -> Float[Array, "b h w 3"]:
-    """Returns normalised images, padding 0, placed on the mesh. size: of what is no padding."""
+    """Returns normalised images, placed on the mesh. size: of what is no padding."""
     normal = augment.normalize(images, self.mean, self.std, dtype=self.dtype)
+    if not self.exact_padding:
+      return self.placement.split_images(normal)
     rows, columns = (jnp.arange(side)[None, :] for side in images.shape[1:3])
     inside = (rows < size[:, :1])[:, :, None] & (columns < size[:, 1:])[:, None, :]
     return self.placement.split_images(jnp.where(inside[..., None], normal, 0))
@@ -100,6 +103,7 @@ def total(placement: parallel.Placement, value: Float[Array, ""]) -> tuple[Float
 _SETTINGS: dict[str, Any] = {
   "size": (),
   "max_objects": 100,
+  "fill": "mean",
   "crop": "jitter",
   "jitter": (0.1, 2.0),
   "jitter_step": 0.0,
@@ -110,6 +114,7 @@ _SETTINGS: dict[str, Any] = {
   "mask_size": 0,
 }
 _CROPS = ("jitter", "ssd")
+_FILLS = ("mean", "black")
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -117,6 +122,7 @@ def settings(config: Any) -> dict[str, Any]:
 
     size         height and width in pixels; empty: `config.data.image_size` each
     max_objects  of a picture; the smallest of more are left out
+    fill         of what a picture does not cover: `mean`, which is 0 when normalised, or `black`
     crop         in training: `jitter`, a random scale, or `ssd`, see `data.scenes.SsdCrop`
     jitter       range of the scale; (1, 1) for none. jitter_step, jitter_base, flip, least,
                  keep_aspect: see `data.scenes.Jitter`
@@ -138,6 +144,8 @@ def settings(config: Any) -> dict[str, Any]:
     raise errors.UserError(f"{key}.jitter={found['jitter']!r} should be above 0 and ascending.")
   if not 0 <= found["flip"] <= 1:
     raise errors.UserError(f"{key}.flip={found['flip']!r} should be a probability, in [0, 1].")
+  if found["fill"] not in _FILLS:
+    raise errors.unknown(f"{key}.fill", found["fill"], "a colour", _FILLS)
   if found["crop"] not in _CROPS:
     raise errors.unknown(f"{key}.crop", found["crop"], "a way to crop", _CROPS)
   if found["jitter_base"] not in data.scenes.BASES:
@@ -171,7 +179,7 @@ def transform(config: Any, *, training: bool, objects: bool, semantic: bool) -> 
     "semantic": semantic,
     "keep_aspect": given["keep_aspect"],
     "interpolation": config.data.interpolation or "bilinear",
-    "fill": tuple(round(255 * value) for value in mean),
+    "fill": (0, 0, 0) if given["fill"] == "black" else tuple(round(255 * v) for v in mean),
   }
   if not training:
     return data.scenes.Fit(**shared)

@@ -11,6 +11,9 @@ from effnets import errors, models, parallel, tasks, weights, workdirs
 from effnets.training import results
 
 _HEAD = ("params", "classifier")
+# Of detectors: of towers; of one tower for both, and of SSD.
+_DETECTOR_HEADS = (("params", "class_head", "predict"), ("params", "head"))
+_BODY = "backbone"
 _BESIDE = ("params", tasks.learned_operations.NAME)
 _NAMED = 4  # leaves that a message names before it counts
 
@@ -41,10 +44,13 @@ def variables(config: Any, task: tasks.Task) -> PyTree:
 def fit(loaded: PyTree, task: tasks.Task, config: Any) -> PyTree:
   """Returns `loaded` with the classifier that `task` needs; see `variables`.
 
+  Weights of a classifier become the body of a detector or segmenter, the rest of which is fresh.
   Auxiliary norms start as copies of the main ones. What a task learned beside the network stays
   behind, and starts anew.
   """
   ours, theirs = _flat(task.abstract()), _flat(loaded)
+  if _BODY in {path[1] for path in ours} and _BODY not in {path[1] for path in theirs}:
+    return _with_body(ours, theirs, task, config)
   own = {path for path in ours if path[: len(_BESIDE)] == _BESIDE}
   theirs = {path: leaf for path, leaf in theirs.items() if path[: len(_BESIDE)] != _BESIDE}
   if own:
@@ -54,7 +60,9 @@ def fit(loaded: PyTree, task: tasks.Task, config: Any) -> PyTree:
     main = (*path[:-1], models.main_name(path[-1]))
     if main in theirs:
       theirs[path] = theirs[main]
-  head = {path for path in ours if path[: len(_HEAD)] == _HEAD}
+  on_body = _BODY in {path[1] for path in ours}
+  heads = _DETECTOR_HEADS if on_body else (_HEAD,)
+  head = {path for path in ours if any(path[: len(h)] == h for h in heads)}
   wrong = [p for p in ours.keys() | theirs.keys() if _shape(ours, p) != _shape(theirs, p)]
   others = sorted("/".join(path) for path in set(wrong) - head)
   if others:
@@ -67,12 +75,32 @@ def fit(loaded: PyTree, task: tasks.Task, config: Any) -> PyTree:
     return flax.traverse_util.unflatten_dict(theirs)
   if not config.new_head:
     bias = (*_HEAD, "bias")
+    they, we = _shape(theirs, bias), _shape(ours, bias)
+    what = f"{they[0]} classes, {we[0]} are needed" if they and we else "other classes"
     raise errors.UserError(
-      f"config.weights={config.weights!r}: their classifier has {_shape(theirs, bias)[0]} classes, "
-      f"{_shape(ours, bias)[0]} are needed; --config.new_head=True puts a new one in its place."
+      f"config.weights={config.weights!r}: their classifier has {what}; --config.new_head=True "
+      "puts a new one in its place."
     )
   fresh = _flat(task.init(config.seed))
-  return flax.traverse_util.unflatten_dict({**theirs, **{path: fresh[path] for path in head}})
+  # Of a detector's head only what depends on classes is new.
+  new = set(wrong) if on_body else head
+  theirs = {path: leaf for path, leaf in theirs.items() if path in ours}
+  return flax.traverse_util.unflatten_dict({**theirs, **{path: fresh[path] for path in new}})
+
+
+def _with_body(ours: Any, theirs: Any, task: tasks.Task, config: Any) -> PyTree:
+  """Returns fresh variables with a classifier's weights in the body."""
+  inside = {(kind, _BODY, *path): leaf for (kind, *path), leaf in theirs.items()}
+  body = {path for path in ours if path[1] == _BODY}
+  wrong = sorted("/".join(p) for p in body if _shape(ours, p) != _shape(inside, p))
+  if wrong:
+    more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+    raise errors.UserError(
+      f"config.weights={config.weights!r} are not those of the body of {config.model.name!r}: "
+      f"{', '.join(wrong[:_NAMED])}{more} differ. Give those of the classifier that it is built on."
+    )
+  whole = {**_flat(task.init(config.seed)), **{path: inside[path] for path in body}}
+  return flax.traverse_util.unflatten_dict(whole)
 
 
 def _flat(tree: PyTree) -> dict[tuple[str, ...], Any]:
@@ -89,8 +117,14 @@ def imported(config: Any) -> results.Trained:
   Raises: UserError if it cannot be had, or does not fit `config.model`.
   """
   choice = weights.parse(config.weights)
-  loaded = load(config)
-  classes = _shape(_flat(loaded), (*_HEAD, "bias"))[0]
+  if choice.run:
+    loaded = load(config)
+    classes = _shape(_flat(loaded), (*_HEAD, "bias"))
+    classes = classes[0] if classes else len(workdirs.class_names(choice.source))
+  else:
+    found = weights.open_choice(config.weights)
+    slots = config.task.get("background", False)  # a logit that belongs to no class
+    loaded, classes = found.variables, found.module.num_classes - slots
   task, placement = results.model(config, num_classes=classes)
   whole = fit(loaded, task, config)
   names = workdirs.class_names(choice.source) if choice.run else ()

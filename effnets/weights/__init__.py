@@ -9,8 +9,8 @@ from effnets.weights.convert import Imported as Imported
 from effnets.weights.convert import Report as Report
 from effnets.weights.convert import from_tensorflow as from_tensorflow
 from effnets.weights.convert import from_timm as from_timm
-from effnets.weights.convert import load as load
 from effnets.weights.convert import to_timm as to_timm
 from effnets.weights.detectors import from_effdet as from_effdet
 from effnets.weights.detectors import from_official as from_official
 from effnets.weights.detectors import list_detectors as list_detectors
+from effnets.weights.loading import load as load

@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from effnets import configuration, errors, workdirs
-from effnets.weights import catalog, convert
+from effnets.weights import catalog, convert, detectors, loading
 
 KEY = "config.weights"
 _RUN = "run"
@@ -48,6 +48,12 @@ def parse(text: str) -> Choice:
   for prefix in _HUB:
     text = text.removeprefix(prefix)
   name, colon, source = text.partition(":")
+  if loading.is_detector(name):
+    if not source:
+      raise errors.UserError(
+        f"{KEY}={text!r}: no hub has a detector's weights by this name; write '{name}:PATH'."
+      )
+    return Choice(name, source)
   if name == _RUN:
     if not source:
       raise errors.UserError(f"{KEY}={text!r} lacks the run's workdir; write 'run:DIR'.")
@@ -85,6 +91,13 @@ def configure(config: ml_collections.ConfigDict, text: str) -> None:
   """
   choice = parse(text)
   own = configuration.base()
+  if loading.is_detector(choice.name):
+    _configure_detector(config, text, detectors.find(choice.name))
+    return
+  if config.task.name in ("detection", "segmentation") and not choice.run:
+    # A classifier's weights, for the body.
+    config.weights = text
+    return
   if choice.run:
     with errors.context(KEY):
       other = workdirs.saved(choice.source)
@@ -100,6 +113,29 @@ def configure(config: ml_collections.ConfigDict, text: str) -> None:
   config.weights = text
   config.model = ml_collections.ConfigDict({**own.model, **kept, **network})
   config.data.update(prepared)
+
+
+def _configure_detector(config: ml_collections.ConfigDict, text: str, found: Any) -> None:
+  if config.task.name != "detection":
+    raise errors.UserError(
+      f"{KEY}={text!r} are a detector's, config.task.name={config.task.name!r}; start from a "
+      "detector's config, such as --config=configs/efficientdet.py:d0."
+    )
+  kept = {k: v for k, v in config.model.items() if k in _training(configuration.base())}
+  prepared = found.preprocessing(found.create().image_size)
+  config.weights = text
+  config.model = ml_collections.ConfigDict(
+    {"padding": "SAME", **kept, "name": found.model, **found.settings}
+  )
+  config.data.update(
+    {
+      "image_size": prepared.image_size,
+      "mean": prepared.mean,
+      "std": prepared.std,
+      "interpolation": prepared.interpolation,
+    }
+  )
+  config.data.scenes.fill = "mean" if prepared.fill is None else "black"
 
 
 def _training(config: ml_collections.ConfigDict) -> set[str]:
@@ -120,4 +156,4 @@ def open_choice(text: str) -> convert.Imported:
   if choice.run:
     raise ValueError(f"{text!r} is a run; its checkpoints are read where runs are known.")
   with errors.context(KEY):
-    return convert.load(choice.name, choice.source)
+    return loading.load(choice.name, choice.source)
