@@ -87,9 +87,13 @@ _CHOICES = {
   "evaluation.checkpoint": ("best", "last"),
   "export.format": ("onnx", "savedmodel", "stablehlo", "tflite"),
 }
-# Sections that other tasks than those on single labels fill in their own way.
 _OF_TASK = ("augment", "model", "task")
 _LABEL_TASKS = ("classification", "advprop", "learned_operations")
+
+
+def task_sections(task: str) -> tuple[str, ...]:
+  """Returns the sections of `base` that a task fills in its own way, without its defaults."""
+  return () if task in _LABEL_TASKS else _OF_TASK
 
 
 def load(text: str) -> ml_collections.ConfigDict:
@@ -131,9 +135,8 @@ def load(text: str) -> ml_collections.ConfigDict:
     )
   missing = sorted(flatten(base()).keys() - flatten(config).keys())
   missing = [k for k in missing if not any(f.startswith(f"{k}.") for f in flatten(config))]
-  if flatten(config).get("task.name", "") not in _LABEL_TASKS:
-    named = [f"{section}.name" for section in _OF_TASK]
-    missing = [k for k in missing if k in named or k.partition(".")[0] not in _OF_TASK]
+  own = task_sections(flatten(config).get("task.name", ""))
+  missing = [k for k in missing if k.endswith(".name") or k.partition(".")[0] not in own]
   if missing:
     raise errors.UserError(
       f"--config={name}: config.{missing[0]} is missing; start from effnets.configuration.base()."

@@ -30,6 +30,7 @@ EVALUATION_KEYS = (
   "adversary.evaluated",
   "class_names",
   "data",
+  "detections",
   "eval_batch_size",
   "evaluation",
   "few_shot",
@@ -58,7 +59,9 @@ _TRACES = (
   "plots/corruptions.png",
   "plots/report.png",
   "plots/robustness.png",
+  "predictions",
   "predictions.csv",
+  "predictions.json",
   "report.json",
   "robustness.json",
   "tb",
@@ -193,10 +196,11 @@ def _tuples(value: Any) -> Any:
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
   """Returns the config of a run; one made before a setting was there has had its default."""
   defaults = json.loads(configuration.to_json(configuration.base()))
+  own = configuration.task_sections(config.get("task", {}).get("name", "classification"))
   sections = {
     key: {**defaults[key], **value}
     for key, value in config.items()
-    if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    if isinstance(value, dict) and isinstance(defaults.get(key), dict) and key not in own
   }
   return {**defaults, **config, **sections}
 

@@ -2,7 +2,7 @@
 
 import colorsys
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from effnets import augment, data, training, workdirs
+from effnets import augment, data, tasks, training, workdirs
 
 # A sheet has so many pictures, the side of each in pixels at the least.
 _SHEET = (2, 4)
@@ -52,23 +52,36 @@ def draw(
   return np.asarray(image)
 
 
+def overlay(
+  picture: UInt8[np.ndarray, "h w 3"], classes: UInt8[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+  """Returns the picture, half covered by the colours of its pixels' classes; class 0 has none."""
+  colours = np.array([(0, 0, 0), *(_colour(k) for k in range(1, 256))], np.float32)
+  mixed = (picture + colours[classes]) / 2
+  return np.where((classes > 0)[..., None], np.rint(mixed), picture).astype(np.uint8)
+
+
 def _colour(number: int) -> tuple[int, int, int]:
   # Steps of the golden ratio: neighbours in number are far apart in hue.
   return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.55, 1.0))
 
 
 def example(config: Any, workdir: pathlib.Path, result: training.Result) -> None:
-  """Writes `plots/detections.png`: pictures of the test split with what a training's model detects.
+  """Writes pictures of the test split with what a training's model detects or sees in them.
 
-  All processes work at it, the first one writes.
+  They are in `plots/detections.png` or `plots/segmentation.png`. All processes work at it, the
+  first one writes.
   """
   source = training.inputs.evaluation(config, "test")
   task, placement = training.results.model(config, source.num_classes)
   trained = training.results.Trained(config, task, placement, result.variables, result.steps, {})
-  least = config.detections.get("shown", SHOWN)
-  tiles = sheet(trained, source, names=source.class_names, least=least)
+  if isinstance(task, tasks.Segmentation):
+    name, tiles = "segmentation", _segmented(trained, source)
+  else:
+    least = config.detections.get("shown", SHOWN)
+    name, tiles = "detections", sheet(trained, source, names=source.class_names, least=least)
   if not jax.process_index():
-    with workdirs.writing(workdir, "plots/detections.png", binary=True) as file:
+    with workdirs.writing(workdir, f"plots/{name}.png", binary=True) as file:
       augment.write_png(file, augment.grid(tiles))
 
 
@@ -84,15 +97,52 @@ def sheet(
   tiles = np.full((rows * columns, _SIDE, _SIDE, 3), 255, np.uint8)
   for outputs, examples in predictor.batches(trained.variables, part, transform):
     for row, index in enumerate(examples["index"].tolist()):
-      picture = part[index]["image"]
+      picture, ratio = _enlarged(part[index]["image"])
       found = {name: outputs[name][row] for name in ("boxes", "scores", "classes")}
-      ratio = _SIDE / max(picture.shape[:2])
-      size = [max(1, round(side * ratio)) for side in picture.shape[:2]]
-      how = Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.BOX
-      larger = np.asarray(Image.fromarray(picture).resize(size[::-1], how))
       found["boxes"] = found["boxes"] * ratio
-      tiles[index, : size[0], : size[1]] = draw(larger, **found, names=names, least=least)
+      drawn = draw(picture, **found, names=names, least=least)
+      tiles[index, : drawn.shape[0], : drawn.shape[1]] = drawn
   return tiles.reshape(rows, columns, _SIDE, _SIDE, 3)
+
+
+def _segmented(trained: training.results.Trained, source: Any) -> UInt8[np.ndarray, "r c h w 3"]:
+  rows, columns = _SHEET
+  part = data.corrupted.subset(source, rows * columns)
+  tiles = np.full((rows * columns, _SIDE, _SIDE, 3), 255, np.uint8)
+  for tile, (_, picture, classes) in zip(tiles, maps(trained, part), strict=False):
+    drawn, _ = _enlarged(overlay(picture, classes))
+    tile[: drawn.shape[0], : drawn.shape[1]] = drawn
+  return tiles.reshape(rows, columns, _SIDE, _SIDE, 3)
+
+
+def maps(
+  trained: training.results.Trained, pictures: Any
+) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]]:
+  """Yields name, picture and the classes of its pixels, of every picture that can be read."""
+  predictor = training.evaluator.create(
+    trained.config,
+    trained.task,
+    trained.placement,
+    batch_size=batch_size(trained, len(pictures)),
+    predict=trained.task.mapped,
+  )
+  transform = training.inputs.evaluation_transform(trained.config, pictures)
+  for outputs, examples in predictor.batches(trained.variables, pictures, transform):
+    for row, index in enumerate(examples["index"].tolist()):
+      height, width = examples["size"][row].tolist()
+      picture = pictures[index]["image"]
+      found = Image.fromarray(outputs["classes"][row, :height, :width])
+      classes = found.resize(picture.shape[1::-1], Image.Resampling.NEAREST)
+      paths = getattr(pictures, "paths", None)
+      yield paths[index] if paths else f"{pictures.name} #{index}", picture, np.asarray(classes)
+
+
+def _enlarged(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "H W 3"], float]:
+  """Returns the picture at a tile's size, and its scale."""
+  ratio = _SIDE / max(picture.shape[:2])
+  size = [max(1, round(side * ratio)) for side in picture.shape[:2]]
+  how = Image.Resampling.NEAREST if ratio > 1 else Image.Resampling.BOX
+  return np.asarray(Image.fromarray(picture).resize(size[::-1], how)), ratio
 
 
 def batch_size(trained: training.results.Trained, count: int, most: int = 32) -> int:

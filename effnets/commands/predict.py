@@ -13,7 +13,7 @@ from jaxtyping import Float
 from rich import console as rich_console
 
 from effnets import data, errors, tasks, training, workdirs
-from effnets.commands import predict_boxes
+from effnets.commands import predict_boxes, predict_pixels
 from effnets.commands import trained as models
 from effnets.data import video
 
@@ -35,7 +35,7 @@ class Prediction:
 def predict(config: Any, workdir: str) -> None:
   """Prints the five likeliest classes of the pictures in `config.input`, and writes them all.
 
-  Detectors: see `predict_boxes`.
+  Detectors and segmentation: see `predict_boxes` and `predict_pixels`.
   They go to `predictions.csv` in `workdir`: picture, class_1, probability_1, class_2, …
 
   Raises: UserError if there is no model, no picture, or one cannot be read.
@@ -45,9 +45,12 @@ def predict(config: Any, workdir: str) -> None:
   if isinstance(trained.task, tasks.Detection):
     predict_boxes.predict(config, workdir, trained, pictures)
     return
+  if isinstance(trained.task, tasks.Segmentation):
+    predict_pixels.predict(config, workdir, trained, pictures)
+    return
   if isinstance(pictures, video.Video):
     raise errors.UserError(
-      f"config.input={config.input!r} is a video, which detectors take; give pictures."
+      f"config.input={config.input!r} is a video, which a classifier does not take; give pictures."
     )
   names = models.class_names(config, trained)
   predictions = _predictions(trained, pictures, names)

@@ -7,3 +7,4 @@ from effnets.tasks.detection import Detection as Detection
 from effnets.tasks.registry import create as create
 from effnets.tasks.registry import policy as policy
 from effnets.tasks.registry import transform as transform
+from effnets.tasks.segmentation import Segmentation as Segmentation

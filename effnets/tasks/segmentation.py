@@ -70,6 +70,10 @@ class Segmentation(scenes.SceneTask):
     found = self.classes(variables, batch)
     return {"confusion": masks.confusion(batch["semantic"], found, classes=self.num_classes)}
 
+  def mapped(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
+    """Returns `classes` (b, h, w), uint8: the likeliest class of every pixel, padding too."""
+    return {"classes": self.classes(variables, batch).astype(jnp.uint8)}
+
   @property
   def figures(self) -> tuple[str, ...]:
     """Names of the figures that `evaluate` returns."""
