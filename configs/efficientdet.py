@@ -24,7 +24,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if member or "coco" in args.words:
     recipes.efficientdet_coco(config, f"efficientdet_{member or 'd0'}")
   else:
-    recipes.digit_scenes(config, "efficientdet_tiny", steps=1500)
+    recipes.digit_scenes(config, "efficientdet_tiny", steps=1000)
   if args.batch_size:
     config.batch_size = args.batch_size
   return config.lock()

@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if member or "coco" in args.words:
     recipes.mnasfpn_coco(config, f"mnasfpn_{member or 'mobilenetv2'}")
   else:
-    recipes.digit_scenes(config, "mnasfpn_tiny", steps=1500)
+    recipes.digit_scenes(config, "mnasfpn_tiny", steps=1000)
     recipes.ssd_losses(config)
   if args.batch_size:
     config.batch_size = args.batch_size

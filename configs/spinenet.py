@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if member or "coco" in args.words:
     recipes.spinenet_coco(config, f"{_PREFIX}{member or '49'}", args.protocol)
   else:
-    recipes.digit_scenes(config, f"{_PREFIX}tiny", steps=1500)
+    recipes.digit_scenes(config, f"{_PREFIX}tiny", steps=1000)
   if args.batch_size:
     config.batch_size = args.batch_size
   return config.lock()

@@ -286,6 +286,7 @@ def digit_scenes_seg(config: ml_collections.ConfigDict, name: str, *, steps: int
 
 def _small_scenes(config: ml_collections.ConfigDict, steps: int) -> None:
   config.data.source = "digit_scenes"
+  config.data.options.canvas = config.data.image_size = 96
   # No mirroring: a mirrored 5 is a 2 to some.
   config.data.scenes.update({"max_objects": 8, "jitter": (0.8, 1.25), "flip": 0.0})
   config.batch_size, config.eval_batch_size = 32, 64
