@@ -43,7 +43,7 @@ def draw(
     colour = _colour(int(classes[i]))
     y0, x0, y1, x1 = (float(v) for v in boxes[i])
     pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=line)
-    text = f"{names[classes[i]]} {scores[i]:.0%}"
+    text = f"{names[classes[i]]}: {scores[i]:.0%}"
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     above = y0 - (bottom - top) - 4
     place = (max(x0, 0), above if above >= 0 else max(y0, 0))

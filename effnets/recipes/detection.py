@@ -274,7 +274,7 @@ def digit_scenes(config: ml_collections.ConfigDict, name: str, *, steps: int) ->
   """Sets the embedded scenes of several digits, and a recipe of minutes for the detector `name`."""
   detector(config, name)
   _small_scenes(config, steps)
-  config.detections.update({"candidates": 1000, "most": 20})
+  config.detections.update({"candidates": 1000, "most": 20, "shown": 0.3})
 
 
 def digit_scenes_seg(config: ml_collections.ConfigDict, name: str, *, steps: int) -> None:
