@@ -121,8 +121,8 @@ def main(rounds: int) -> None:
     ],
     "tried": [
       "Half of the steps, 200, at the same five seeds: student_2 beats its teacher by 1.85 ± 0.20 "
-      "points and student_1 without unlabelled data by 2.90 ± 0.68, but without any noise student_1 "
-      "is 0.25 ± 0.24 better: noise has not paid yet after so few.",
+      "points and student_1 the one without unlabelled data by 2.90 ± 0.68, but without any noise "
+      "student_1 is 0.25 ± 0.24 better: noise has not paid yet after so few.",
     ],
     "differences": [
       "Digits and a model of 75 thousand weights instead of ImageNet, JFT-300M and "
