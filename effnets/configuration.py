@@ -453,7 +453,8 @@ def base() -> ml_collections.ConfigDict:
     {
       "format": "stablehlo",  # onnx, savedmodel, stablehlo or tflite
       "path": "",  # a folder; empty: export/FORMAT in the workdir
-      "batch_size": 1,  # of tflite; the others take any
+      "batch_size": 1,  # of tflite and of detectors; other programs take any
+      "suppression": True,  # of a detector's program: inside; else it ends with every anchor
       "int8": False,  # of tflite: weights and activations in eight bits
       "calibration_examples": 200,  # training images that decide the ranges of int8
       "accuracy_examples": 10_000,  # test images that tell what int8 loses; 0 takes all

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from rich import console as rich_console
 
-from effnets import data, errors, parallel, training
+from effnets import data, errors, parallel, tasks, training
 from effnets.commands.trained import class_names, describe, open_model
 from effnets.weights import programs
 
@@ -21,6 +21,8 @@ ABOUT = "export.json"
 # beforehand, cost about 1e-6; a wrong padding or layout costs more than 1e-2.
 TOLERANCE = 1e-3
 _CHECKED = 8  # images
+# Formats that have words for loops, and so for the suppression of detections.
+_LOOPS = ("stablehlo", "savedmodel")
 
 
 def export(config: Any, workdir: str) -> None:
@@ -35,7 +37,7 @@ def export(config: Any, workdir: str) -> None:
     of the network, the folder holds anything else, or the outputs differ.
   """
   settings = config.export
-  chosen = _format(settings)
+  chosen = _format(settings, config.task.name)
   chosen.check()
   name = f"{settings.format}_int8" if settings.int8 else settings.format
   folder = pathlib.Path(settings.path or pathlib.Path(workdir) / "export" / name)
@@ -43,14 +45,7 @@ def export(config: Any, workdir: str) -> None:
   trained = open_model(config, workdir)
   names = class_names(config, trained)
   calibration = _calibration(trained, settings) if settings.int8 else None
-  module, variables = trained.task.tested(parallel.to_host(trained.variables))
-  program = programs.Program(
-    module=module,
-    variables=variables,
-    image_size=trained.task.image_size,
-    mean=trained.task.mean,
-    std=trained.task.std,
-  )
+  program = _program(trained, settings)
   if jax.process_index():
     return
   with _replacing(folder) as new:
@@ -59,14 +54,45 @@ def export(config: Any, workdir: str) -> None:
       chosen.write(program, file)
     else:
       chosen.write(program, file, batch_size=settings.batch_size, calibration=calibration)
-    about = _describe_program(trained, settings, chosen, names)
+    about = _describe_program(trained, settings, chosen, names, program)
     about.update(_compare(program, chosen.read(file), trained, settings, new))
     (new / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
   _report(about, f"{describe(trained, workdir)}: {folder / chosen.file}")
 
 
-def _format(settings: Any) -> programs.Format:
+def _program(trained: training.results.Trained, settings: Any) -> programs.Program:
+  task = trained.task
+  module, variables = task.tested(parallel.to_host(trained.variables))
+  more: dict[str, Any] = {}
+  if isinstance(task, tasks.Detection):
+    whole = settings.suppression
+    finish = task.finished if whole else task.flattened
+    more = {"finish": finish, "names": task.FINISHED if whole else task.FLATTENED}
+    more["batch"] = settings.batch_size
+  elif not isinstance(task, tasks.Classification):
+    raise errors.UserError(
+      f"--mode=export: config.task.name={trained.config.task.name!r} cannot be exported; "
+      "classification and detection can."
+    )
+  return programs.Program(
+    module=module,
+    variables=variables,
+    image_size=task.image_size,
+    mean=task.mean,
+    std=task.std,
+    **more,
+  )
+
+
+def _format(settings: Any, task: str) -> programs.Format:
   chosen = programs.FORMATS[settings.format]
+  if task == "detection" and not settings.int8 and settings.format in _LOOPS:
+    return chosen
+  if task == "detection":
+    raise errors.UserError(
+      f"config.export.format={settings.format!r}{' with int8' if settings.int8 else ''} is for "
+      f"classifiers; detectors go as {' or '.join(_LOOPS)}."
+    )
   if settings.int8 and settings.format != "tflite":
     raise errors.UserError(
       f"config.export.int8=True is for tflite; in {settings.format} programs compute in float32. "
@@ -144,7 +170,8 @@ def _some_images(trained: training.results.Trained) -> tuple[np.ndarray, str]:
     return images, f"images of {training.inputs.evaluation(trained.config, 'validation').name}"
   except (errors.UserError, StopIteration):
     size = trained.task.image_size
-    shape = (_CHECKED, size, size, 3)
+    sides = (size, size) if isinstance(size, int) else size
+    shape = (_CHECKED, *sides, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8), "images of noise"
 
 
@@ -193,24 +220,30 @@ def _compare(
   """
   reference = program.reference()
   images, what = _some_images(trained)
+  if program.batch:
+    images = np.resize(images, (program.batch, *images.shape[1:]))
   expected, actual = reference(images), run(images)
-  differences = {
-    name: float(np.abs(actual[name] - expected[name]).max()) for name in programs.OUTPUTS
-  }
-  largest = float(np.abs(expected["logits"]).max())
+  differences = {name: float(np.abs(actual[name] - expected[name]).max()) for name in program.names}
+  judged = program.names[0]
+  largest = float(np.abs(expected[judged]).max())
   limit = TOLERANCE * largest
-  if not settings.int8 and not differences["logits"] <= limit:  # NaN is no agreement either
+  if not settings.int8 and not differences[judged] <= limit:  # NaN is no agreement either
     raise errors.UserError(
-      f"config.export.format={settings.format!r}: the program's logits differ from the model's by "
-      f"{differences['logits']:.3g}, more than {limit:.3g}; nothing was written. Other formats may "
-      f"do: {', '.join(sorted(set(programs.FORMATS) - {settings.format}))}."
+      f"config.export.format={settings.format!r}: the program's {judged} differ from the model's "
+      f"by {differences[judged]:.3g}, more than {limit:.3g}; nothing was written. Other formats "
+      f"may do: {', '.join(sorted(set(programs.FORMATS) - {settings.format}))}."
     )
   about = {
     "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
     "largest_difference": differences,
-    "largest_logit": largest,
+    "largest": largest,
     "compared_on": f"{len(images)} {what}",
   }
+  if program.batch:
+    about["outputs"] = {
+      name: {"dtype": str(actual[name].dtype), "shape": list(actual[name].shape)}
+      for name in program.names
+    }
   if settings.int8:
     about["top1"] = _accuracy(trained, settings, {"float32": reference, "int8": run})
   return about
@@ -243,10 +276,12 @@ def _describe_program(
   settings: Any,
   chosen: programs.Format,
   names: Sequence[str],
+  program: programs.Program,
 ) -> dict[str, Any]:
   config, task = trained.config, trained.task
-  batch = None if chosen.any_batch else settings.batch_size
+  batch = program.batch if chosen.any_batch else settings.batch_size
   size = task.image_size
+  scenes = isinstance(task, tasks.Detection)
   return {
     "format": settings.format,
     "file": chosen.file,
@@ -254,14 +289,15 @@ def _describe_program(
     "model": config.model.name,
     "source": trained.about,
     # A batch of null takes any number of images.
-    "input": {"name": programs.INPUT, "dtype": "uint8", "shape": [batch, size, size, 3]},
+    "input": {"name": programs.INPUT, "dtype": "uint8", "shape": [batch, *program.shape]},
     "outputs": {
       name: {"dtype": "float32", "shape": [batch, task.num_classes]} for name in programs.OUTPUTS
     },
     "image_size": size,
-    "crop_fraction": training.inputs.crop_fraction(config),
+    "crop_fraction": 1.0 if scenes else training.inputs.crop_fraction(config),
     "interpolation": training.inputs.interpolation(config),
-    "resize": config.data.resize,
+    # A detector's pictures stand at the top left, as large as they fit, the rest in their mean.
+    "resize": "pad" if scenes else config.data.resize,
     # Inside the program: pixels / 255 - mean, over std.
     "normalization": {"mean": list(task.mean), "std": list(task.std)},
     "class_names": list(names),
@@ -270,11 +306,12 @@ def _describe_program(
 
 def _report(about: dict[str, Any], title: str) -> None:
   difference = about["largest_difference"]
+  first, *others = difference
+  told = [f"{first} {difference[first]:.2g} (of up to {about['largest']:.3g})"]
+  told += [f"{name} {difference[name]:.2g}" for name in others]
   lines = [
     f"{title} ({about['bytes']:,} bytes)",
-    f"largest difference in {about['compared_on']}: "
-    f"logits {difference['logits']:.2g} (of up to {about['largest_logit']:.3g}), "
-    f"probabilities {difference['probabilities']:.2g}",
+    f"largest difference in {about['compared_on']}: {', '.join(told)}",
   ]
   if "top1" in about:
     top1 = about["top1"]

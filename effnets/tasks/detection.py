@@ -224,6 +224,20 @@ class Detection(scenes.SceneTask):
     boxes = found.boxes / jnp.tile(batch["scale"], 2)[:, None]
     return {"boxes": boxes, "scores": found.scores, "classes": found.classes}
 
+  FINISHED = ("boxes", "scores", "classes")
+  FLATTENED = ("logits", "codes")
+
+  def finished(self, outputs: tuple[list[Array], list[Array]]) -> dict[str, Array]:
+    """Returns detections of the module's outputs: `FINISHED`, boxes in pixels of the input."""
+    flattened = self.flattened(outputs)
+    found = self.detections(flattened["logits"], flattened["codes"])
+    return {"boxes": found.boxes, "scores": found.scores, "classes": found.classes}
+
+  def flattened(self, outputs: tuple[list[Array], list[Array]]) -> dict[str, Array]:
+    """Returns the module's outputs as one row an anchor: `FLATTENED`."""
+    logits, codes = outputs
+    return {"logits": flat(logits, self.module.num_classes), "codes": flat(codes, 4)}
+
   def detections(
     self, logits: Float[Array, "b a k"], codes: Float[Array, "b a 4"]
   ) -> nms.Detections:

@@ -61,6 +61,15 @@ def test_a_detector_is_trained_judged_and_draws(tmp_path, pictures, capsys):
   assert one["picture"].endswith("one.png")
   drawn = np.asarray(Image.open(workdir / "predictions" / "00000_one.png"))
   assert drawn.shape == (40, 90, 3)
+  # As a program that JAX alone runs, suppression inside: told to be the model's by the command.
+  flags = ("--mode=export", "--config.export.batch_size=2")
+  status, out, err = run(capsys, config, workdir, *flags)
+  assert status == 0, err
+  about = json.loads((workdir / "export" / "stablehlo" / "export.json").read_text())
+  assert about["outputs"]["boxes"] == {"dtype": "float32", "shape": [2, 20, 4]}
+  assert about["input"]["shape"] == [2, 64, 64, 3] and about["resize"] == "pad"
+  status, _, err = run(capsys, config, workdir, "--mode=export", "--config.export.format=onnx")
+  assert status == 2 and "detectors go as stablehlo or savedmodel" in err
   flag = f"--config.input={pictures / 'two.mp4'}"
   assert run(capsys, config, workdir, "--mode=predict", flag)[0] == 0
   assert len(json.loads((workdir / "predictions.json").read_text())) == 2

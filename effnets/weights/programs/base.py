@@ -1,4 +1,4 @@
-"""What is exported: a classifier from uint8 images to logits and probabilities."""
+"""What is exported: a network from uint8 images to what it says of them."""
 
 import contextlib
 import dataclasses
@@ -68,24 +68,34 @@ def refusing(kind: str, *exceptions: type[Exception]) -> Iterator[None]:
     raise refused(kind, reason[0][:300].rstrip(".")) from error
 
 
+def _probabilities(logits: Float[Array, "b k"]) -> dict[str, Float[Array, "b k"]]:
+  return {"logits": logits, "probabilities": jax.nn.softmax(logits)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A classifier with its weights and the normalisation of its input.
+  """A network with its weights and the normalisation of its input.
 
-  module: gives logits `b k` of normalised images. variables: of it, host arrays.
-  image_size: pixels of the square input. mean, std: per channel, in shares of the full range.
+  module: takes normalised images. variables: of it, host arrays. image_size: pixels of the square
+  input, or (height, width). mean, std: per channel, in shares of the full range.
+  finish: makes named outputs of the module's; a classifier's logits get probabilities beside them.
+  names: of the outputs. batch: images that the program takes, None for any number.
   """
 
   module: nn.Module
   variables: dict[str, Any]
-  image_size: int
+  image_size: int | tuple[int, int]
   mean: tuple[float, ...]
   std: tuple[float, ...]
+  finish: Callable[[Any], dict[str, Array]] = _probabilities
+  names: tuple[str, ...] = OUTPUTS
+  batch: int | None = None
 
   @property
   def shape(self) -> tuple[int, int, int]:
     """Height, width and channels of an image."""
-    return self.image_size, self.image_size, 3
+    size = self.image_size
+    return (size, size, 3) if isinstance(size, int) else (*size, 3)
 
   def reference(self) -> Run:
     """Returns what the exported program should be: the module as it is, in float32, on the CPU."""
@@ -99,8 +109,8 @@ class Program:
 
   def outputs(
     self, variables: dict[str, Any], images: Array, *, plain: bool = False
-  ) -> dict[str, Float[Array, "b k"]]:
-    """Returns logits and probabilities, computed in float32.
+  ) -> dict[str, Array]:
+    """Returns what `finish` makes of the module's outputs, computed in float32.
 
     Args:
       images: levels in [0, 255], uint8 or float32.
@@ -109,5 +119,5 @@ class Program:
     """
     settings = {"dtype": "float32", "remat": "none", "plain": plain, "split": None}
     module = self.module.clone(**{k: v for k, v in settings.items() if hasattr(self.module, k)})
-    logits = module.apply(variables, augment.normalize(images, self.mean, self.std), train=False)
-    return {"logits": logits, "probabilities": jax.nn.softmax(logits)}
+    images = augment.normalize(images, self.mean, self.std)
+    return self.finish(module.apply(variables, images, train=False))

@@ -16,7 +16,7 @@ def write(program: base.Program, path: pathlib.Path) -> None:
 
   Raises: UserError for an operation that cannot be in a file, such as a call back to Python.
   """
-  (batch,) = export.symbolic_shape("b")
+  (batch,) = (program.batch,) if program.batch else export.symbolic_shape("b")
   images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
 
   def outputs(images):

@@ -35,7 +35,7 @@ def _function(
 
 
 def write_savedmodel(program: base.Program, path: pathlib.Path) -> None:
-  """Writes the folder `path`; signature `serving_default`, any batch size."""
+  """Writes the folder `path`; signature `serving_default`, the program's batches."""
   tf = _tensorflow()
   module = tf.Module()
   # Variables of the model, not constants of its graph, which may not exceed 2 GB.
@@ -43,7 +43,7 @@ def write_savedmodel(program: base.Program, path: pathlib.Path) -> None:
   module.predict = _function(
     program,
     module.variables_of_the_network,
-    batch=None,
+    batch=program.batch,
     dtype="uint8",
     plain=False,  # XLA's own compiler runs what is in it
   )
