@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effnets import errors
+from effnets import configuration, data, errors, parallel, recipes, tasks
 from effnets.tasks import detection
+from effnets.training import step
 
 OBJECTS = np.array([[100, 100, 200, 220], [300, 50, 310, 58], [0, 0, 511, 511]], np.float32)
 # Labels 5, 17 and 90 of COCO, whose numbers begin at 1.
@@ -131,3 +132,60 @@ def test_pictures_without_objects_have_background_alone():
 def test_impossible_recipes_are_refused(setting, message):
   with pytest.raises(errors.UserError, match=message.replace("[", r"\[").replace(")", r"\)")):
     detection.Recipe(**setting)
+
+
+# One cell and one convolution a head over two levels: as little to compile as shows everything.
+_LEAST = {
+  "repeats": 1,
+  "head_repeats": 1,
+  "width": 8,
+  "max_level": 4,
+  "drop_path_rate": 0.2,
+  "backbone_width": 0.5,
+}
+
+
+def _gradient(mesh, execution="jit"):
+  config = configuration.base()
+  recipes.digit_scenes(config, "efficientdet_tiny", steps=1)
+  config.model.update(_LEAST)
+  config.batch_norm.group = "global"
+  config.data.image_size, config.data.options.canvas = 64, 64
+  count = math.prod(mesh.values())
+  placement = parallel.create(mesh, devices=jax.devices()[:count], execution=execution)
+  task = tasks.create(config, placement, num_classes=10, step_batch=8)
+  source = data.open_source("digit_scenes", "train", options={"canvas": 64})
+  transform = tasks.transform(config, training=True)
+  stream = data.Stream(source, seed=0, transform=transform)
+  examples = [stream[i] for i in range(8)]
+  batch = {k: np.stack([e[k] for e in examples]) for k in examples[0]}
+  batch = placement.put(batch, jax.tree.map(lambda x: placement.batch, batch))
+  variables = task.init(0)
+  variables = placement.put(variables, placement.state(variables))
+  gradient = step.gradients(task, placement)
+  state = {k: v for k, v in variables.items() if k != "params"}
+  loss, grads, *_ = jax.jit(gradient)(
+    variables["params"], state, (), batch, jnp.uint32(0), jnp.int32(0)
+  )
+  return float(loss), jax.device_get(grads)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+  return _gradient({"data": 1})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("mesh", "execution"),
+  [({"data": 2, "space": 2}, "jit"), ({"data": 2, "fsdp": 2}, "jit"), ({"data": 4}, "shard_map")],
+)
+def test_every_mesh_gives_the_numbers_of_one_device(one_device, mesh, execution):
+  loss, grads = _gradient(mesh, execution)
+  np.testing.assert_allclose(loss, one_device[0], rtol=2e-6)
+  largest = max(np.abs(g).max() for g in jax.tree.leaves(one_device[1]))
+  for (path, found), expected in zip(
+    jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(one_device[1]), strict=True
+  ):
+    # Biases before norms have a true gradient of zero: what is there is rounding.
+    np.testing.assert_allclose(found, expected, atol=1e-5 * largest, err_msg=str(path))
