@@ -92,6 +92,7 @@ def coco(config: ml_collections.ConfigDict) -> None:
     }
   )
   config.data.options.sparse = True
+  config.plan.classes = 90  # of a set that is not here
   config.checkpoint.update({"every_percent": 1.0, "keep": 3})
   config.evaluation.every_percent = 2.0
   config.log_every_steps = 100
