@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import blocks, counting, segmentation
+from effnets.models import blocks, counting, layers, segmentation
 
 _FULL = (1024, 2048)
 
@@ -114,7 +114,7 @@ def test_head_of_transposed_convolutions():
 def test_lraspp_against_a_loop():
   rng = np.random.default_rng(0)
   spec = segmentation.Spec(filters=4, low="x", window=3, stride=(2, 3))
-  module = segmentation.LrAspp(spec, 2, segmentation.layers.Settings(epsilon=1e-5))
+  module = segmentation.LrAspp(spec, 2, layers.Settings(epsilon=1e-5))
   high = rng.normal(size=(1, 5, 7, 6)).astype(np.float32)
   low = rng.normal(size=(1, 9, 13, 3)).astype(np.float32)
   variables = module.init(jax.random.key(0), high, low, False, None)

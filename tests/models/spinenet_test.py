@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import counting, spinenet
+from effnets.models import counting, scale_permuted, spinenet
 
 # The sheet's multiply-adds are a profiler's, halved. It counts norms and activations too, about 1.2
 # for every output of a convolution where these are swish.
@@ -123,7 +123,7 @@ def test_one_orphan_is_taken_in():
 
 def test_mean_of_levels_and_orphans_values():
   # Block 3 feeds nothing, so output 4 takes it in; outputs are 3 and 4.
-  graph = spinenet._blocks("r4:0,1 r4:1,2 r4:0,2* r3:1,4*")
+  graph = scale_permuted.parse("r4:0,1 r4:1,2 r4:0,2* r3:1,4*")
   assert spinenet.orphans(graph, 4) == (3,)
   widths = spinenet.Widths(filters=(4,) * 8, stem=4, endpoint=3)
   module = models.create("spinenet_49", 3, graph=graph, widths=widths)
