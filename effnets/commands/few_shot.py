@@ -10,21 +10,21 @@ from rich import box, table
 from rich import console as rich_console
 
 from effnets import errors, evaluation, training, workdirs
-from effnets.commands.trained import describe, open_model
+from effnets.commands.trained import describe, open_classifier
 
 
 def few_shot(config: Any, workdir: str) -> None:
   """Judges a model's features by few-shot classification of any labelled data, and prints it.
 
-  The model is that of `open_model`; its own classifier takes no part, so the data may have other
-  classes. `config.few_shot` says how many examples of each class are drawn from the training split,
-  and how often; the penalty is chosen on the validation split; what is told is the test split's
-  top-1. The figures go to `few_shot.json` in `workdir`.
+  The model is that of `trained.open_model`; its own classifier takes no part, so the data may have
+  other classes. `config.few_shot` says how many examples of each class are drawn from the training
+  split, and how often; the penalty is chosen on the validation split; what is told is the test
+  split's top-1. The figures go to `few_shot.json` in `workdir`.
 
   Raises: UserError if there is no such model or data, a class has too few examples, or validation
     and test split are the same.
   """
-  trained = open_model(config, workdir)
+  trained = open_classifier(config, workdir, mode="few_shot")
   settings = trained.config.few_shot
   sources = _sources(trained.config, several=len(settings.l2) != 1)
   num_classes = sources["train"].num_classes

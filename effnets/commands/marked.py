@@ -97,7 +97,7 @@ def sheet(
   tiles = np.full((rows * columns, _SIDE, _SIDE, 3), 255, np.uint8)
   for outputs, examples in predictor.batches(trained.variables, part, transform):
     for row, index in enumerate(examples["index"].tolist()):
-      picture, ratio = _enlarged(part[index]["image"])
+      picture, ratio = enlarged(part[index]["image"])
       found = {name: outputs[name][row] for name in ("boxes", "scores", "classes")}
       found["boxes"] = found["boxes"] * ratio
       drawn = draw(picture, **found, names=names, least=least)
@@ -110,7 +110,7 @@ def _segmented(trained: training.results.Trained, source: Any) -> UInt8[np.ndarr
   part = data.corrupted.subset(source, rows * columns)
   tiles = np.full((rows * columns, _SIDE, _SIDE, 3), 255, np.uint8)
   for tile, (_, picture, classes) in zip(tiles, maps(trained, part), strict=False):
-    drawn, _ = _enlarged(overlay(picture, classes))
+    drawn, _ = enlarged(overlay(picture, classes))
     tile[: drawn.shape[0], : drawn.shape[1]] = drawn
   return tiles.reshape(rows, columns, _SIDE, _SIDE, 3)
 
@@ -137,7 +137,7 @@ def maps(
       yield paths[index] if paths else f"{pictures.name} #{index}", picture, np.asarray(classes)
 
 
-def _enlarged(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "H W 3"], float]:
+def enlarged(picture: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "H W 3"], float]:
   """Returns the picture at a tile's size, and its scale."""
   ratio = _SIDE / max(picture.shape[:2])
   size = [max(1, round(side * ratio)) for side in picture.shape[:2]]

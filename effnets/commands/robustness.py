@@ -17,7 +17,7 @@ from effnets.commands import robustness_report as report
 from effnets.commands import robustness_settings as settings_lib
 from effnets.commands import robustness_suites as suites
 from effnets.commands.robustness_settings import KEY, Settings
-from effnets.commands.trained import describe, open_model
+from effnets.commands.trained import describe, open_classifier
 from effnets.data import photos as photos_lib
 from effnets.evaluation import robustness as figures_lib
 
@@ -25,7 +25,7 @@ from effnets.evaluation import robustness as figures_lib
 def robustness(config: Any, workdir: str) -> None:
   """Measures a model on the suites of `config.robustness`, prints tables and writes them down.
 
-  The model is that of `open_model`. Raw and normalised figures go to `robustness.json` in
+  The model is that of `trained.open_model`. Raw and normalised figures go to `robustness.json` in
   `workdir`, a chart to `plots/robustness.png`, one picture under every corruption to
   `plots/corruptions.png`.
 
@@ -35,7 +35,7 @@ def robustness(config: Any, workdir: str) -> None:
   settings = settings_lib.read(config.robustness)
   _check_pictures(config.robustness, settings)
   films = _films(config.robustness, settings)
-  trained = open_model(config, workdir)
+  trained = open_classifier(config, workdir, mode="robustness")
   examiner = suites.Examiner(trained)
   source = _source(examiner, config.robustness, settings)
   content = {**trained.about, **_measured(examiner, config.robustness, settings, source, films)}

@@ -13,6 +13,7 @@ from rich import console as rich_console
 from rich import markup
 
 from effnets import augment, configuration, data, errors, streams, tasks, training, workdirs
+from effnets.commands import show_scenes
 
 FILE = "plots/augment.png"
 
@@ -33,6 +34,9 @@ def show(config: Any, workdir: str) -> None:
   Raises: UserError for a setting that is wrong, or data that cannot be read.
   """
   configuration.check(config)
+  if tasks.transform(config, training=False):
+    show_scenes.show(config, workdir)
+    return
   policy = tasks.policy(config)
   source, instead = _source(config)
   originals, inputs = _pictures(config, source)

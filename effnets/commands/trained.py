@@ -5,7 +5,7 @@ import pathlib
 import re
 from typing import Any
 
-from effnets import configuration, data, errors, pipelines, training, workdirs
+from effnets import configuration, data, errors, pipelines, tasks, training, workdirs
 
 _SYNSET = re.compile(r"n\d{8}")
 
@@ -31,6 +31,18 @@ def open_model(config: Any, workdir: str | pathlib.Path) -> training.results.Tra
   trained = training.results.restore(stage, folder, best=best)
   about = {**trained.about, "run": str(folder.relative_to(path))}
   return dataclasses.replace(trained, about=about)
+
+
+def open_classifier(
+  config: Any, workdir: str | pathlib.Path, *, mode: str
+) -> training.results.Trained:
+  """Returns the model of `open_model`. Raises: UserError as it, and if it is no classifier."""
+  trained = open_model(config, workdir)
+  if not isinstance(trained.task, tasks.Classification):
+    raise errors.UserError(
+      f"--mode={mode} is for classifiers; config.task.name is {trained.config.task.name!r}."
+    )
+  return trained
 
 
 def describe(trained: training.results.Trained, workdir: str | pathlib.Path) -> str:

@@ -70,6 +70,13 @@ def test_a_detector_is_trained_judged_and_draws(tmp_path, pictures, capsys):
   assert about["input"]["shape"] == [2, 64, 64, 3] and about["resize"] == "pad"
   status, _, err = run(capsys, config, workdir, "--mode=export", "--config.export.format=onnx")
   assert status == 2 and "detectors go as stablehlo or savedmodel" in err
+  for mode in ("robustness", "few_shot"):
+    status, _, err = run(capsys, config, workdir, f"--mode={mode}")
+    assert status == 2 and f"--mode={mode} is for classifiers" in err
+  status, out, _ = run(
+    capsys, config, workdir, "--mode=show", "--config.augment.randaugment.layers=1"
+  )
+  assert status == 0 and "RandAugment" in out
   flag = f"--config.input={pictures / 'two.mp4'}"
   assert run(capsys, config, workdir, "--mode=predict", flag)[0] == 0
   assert len(json.loads((workdir / "predictions.json").read_text())) == 2
