@@ -76,10 +76,7 @@ def write(
 
 
 def _cv2(key: str) -> ModuleType:
-  try:
-    import cv2
-  except ImportError as error:
-    raise errors.UserError(
-      f"{key}: videos need opencv; `pip install 'effnets[video]'` brings it."
-    ) from error
-  return cv2
+  with errors.context(key):
+    return errors.package(
+      "cv2", extra="video", what="reading and writing videos", called="opencv-python-headless"
+    )
