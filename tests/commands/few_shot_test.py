@@ -37,7 +37,7 @@ def call(trained, tmp_path, monkeypatch):
     config.data.split.update(split or {})
     opened = dataclasses.replace(trained, config=config)
     module = sys.modules[commands.few_shot.__module__]
-    monkeypatch.setattr(module, "open_model", lambda *_: opened)
+    monkeypatch.setattr(module, "open_classifier", lambda *_, **__: opened)
     commands.few_shot(config, str(tmp_path / "run"))
     return json.loads((tmp_path / "run" / "few_shot.json").read_text())
 
