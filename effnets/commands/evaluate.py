@@ -37,11 +37,12 @@ def evaluate(config: Any, workdir: str) -> None:
       continue
     transform = training.inputs.evaluation_transform(settings, source)
     outputs, examples = predictor.all(trained.variables, source, transform)
-    figures[part] = task.evaluate(outputs, examples, source)
-    if isinstance(task, tasks.Detection) and not jax.process_index():
-      more[part] = _detections(
-        task, (outputs, examples, source), workdir, settings.data.split[part]
-      )
+    found = outputs, examples, source
+    if isinstance(task, tasks.Detection):
+      split = settings.data.split[part]
+      figures[part], more[part] = _detections(task, found, workdir, split)
+    else:
+      figures[part] = task.evaluate(*found)
   if jax.process_index():
     return
   content = {**trained.about, **figures, **({"ap_of_classes": more} if more else {})}
@@ -50,11 +51,14 @@ def evaluate(config: Any, workdir: str) -> None:
   console.print(train.figures_table(figures, title=describe(trained, workdir)))
 
 
-def _detections(task: Any, found: tuple[Any, ...], workdir: str, split: str) -> dict[str, float]:
-  """Writes COCO's result file `detections_SPLIT.json`; returns each class's AP."""
+def _detections(
+  task: tasks.Detection, found: tuple[Any, ...], workdir: str, split: str
+) -> tuple[dict[str, float], dict[str, float]]:
+  """Writes COCO's result file `detections_SPLIT.json`; returns the figures and each class's AP."""
   from effnets.evaluation import detection
 
   results, (_, examples, source) = task.results(*found), found
-  name = re.sub(r"\W+", "_", split)
-  workdirs.write(workdir, f"detections_{name}.json", detection.to_json(results) + "\n")
-  return detection.average_precision(source.truth(examples["index"].tolist()), results)[1]
+  if not jax.process_index():
+    name = re.sub(r"\W+", "_", split)
+    workdirs.write(workdir, f"detections_{name}.json", detection.to_json(results) + "\n")
+  return task.judged(results, examples, source)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from effnets import augment, data, tasks, training, workdirs
+from effnets import augment, data, errors, tasks, training, workdirs
 
 # A sheet has so many pictures, the side of each in pixels at the least.
 _SHEET = (2, 4)
@@ -50,6 +50,16 @@ def draw(
     pen.rectangle((*place, place[0] + right - left + 4, place[1] + bottom - top + 4), fill=colour)
     pen.text((place[0] + 2 - left, place[1] + 2 - top), text, font=font, fill=(0, 0, 0))
   return np.asarray(image)
+
+
+def folder(workdir: str) -> pathlib.Path:
+  """Returns the folder `predictions` of a workdir, made if need be. Raises: UserError."""
+  path = pathlib.Path(workdir) / "predictions"
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UserError(f"--workdir={workdir} cannot be written: {error}.") from error
+  return path
 
 
 def overlay(

@@ -10,13 +10,12 @@ import numpy as np
 from PIL import Image
 from rich import console as rich_console
 
-from effnets import errors, training, workdirs
+from effnets import training, workdirs
 from effnets.commands import marked
 from effnets.commands import trained as models
 from effnets.data import video
 
 FILE = "predictions.json"
-FOLDER = "predictions"
 
 _SHOWN = 20  # pictures that are told of on the terminal; the file has them all
 
@@ -31,11 +30,7 @@ def predict(config: Any, workdir: str, trained: training.results.Trained, pictur
   """
   names = models.class_names(config, trained)
   least = trained.config.detections.get("shown", marked.SHOWN)
-  folder = pathlib.Path(workdir) / FOLDER
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise errors.UserError(f"--workdir={workdir} cannot be written: {error}.") from error
+  folder = marked.folder(workdir)
   told: list[dict[str, Any]] = []
 
   def frames() -> Iterator[np.ndarray]:

@@ -11,13 +11,12 @@ import numpy as np
 from PIL import Image
 from rich import console as rich_console
 
-from effnets import errors, training, workdirs
+from effnets import training, workdirs
 from effnets.commands import marked
 from effnets.commands import trained as models
 from effnets.data import video
 
 FILE = "predictions.json"
-FOLDER = "predictions"
 
 _SHOWN = 20  # pictures that are told of on the terminal; the file has them all
 _NAMED = 4  # classes of a picture that are
@@ -30,11 +29,7 @@ def predict(config: Any, workdir: str, trained: training.results.Trained, pictur
   NAME.png; of a video it has a video. `predictions.json` has each picture's shares of classes.
   """
   names = models.class_names(config, trained)
-  folder = pathlib.Path(workdir) / FOLDER
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise errors.UserError(f"--workdir={workdir} cannot be written: {error}.") from error
+  folder = marked.folder(workdir)
   told: list[dict[str, Any]] = []
   moving = isinstance(pictures, video.Video)
 

@@ -257,10 +257,15 @@ class Detection(scenes.SceneTask):
     self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray], source: Any
   ) -> dict[str, float]:
     """Returns COCO's figures of boxes, by what `source` knows of its pictures."""
+    return self.judged(self.results(outputs, examples, source), examples, source)[0]
+
+  def judged(
+    self, found: list[dict[str, Any]], examples: dict[str, np.ndarray], source: Any
+  ) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns COCO's figures and each class's AP of what `results` gave."""
     from effnets.evaluation import detection as judge  # brings the official tool
 
-    found = self.results(outputs, examples, source)
-    return judge.average_precision(source.truth(examples["index"].tolist()), found)[0]
+    return judge.average_precision(source.truth(examples["index"].tolist()), found)
 
   def results(
     self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray], source: Any
