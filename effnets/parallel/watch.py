@@ -20,8 +20,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import jax
 
 from effnets import errors
 from effnets.parallel import relay as relays
@@ -53,6 +55,8 @@ class Watch:
     self._ending = False
     self._status: int | None = None
     self._joined = threading.Event()
+    self._stopped = threading.Event()
+    self._threads: list[threading.Thread] = []
     self._relay = relays.Relay(address, self._broken) if index and address else None
 
   @property
@@ -64,9 +68,9 @@ class Watch:
     """Starts the watch. client: JAX's, connected to the coordinator."""
     self._client = client
     self._joined.set()
-    threading.Thread(target=self._beat, name="effnets-beat", daemon=True).start()
-    threading.Thread(target=self._look, name="effnets-watch", daemon=True).start()
-    atexit.register(self._at_exit)  # after JAX's own, so it runs before that
+    self._run("effnets-beat", self._beat)
+    self._run("effnets-watch", self._look)
+    atexit.register(self._at_exit)  # after JAX's own clean-up, so it runs before that
 
   def leave(self, status: int, why: str) -> None:
     """Tells the others that this process ends, and why."""
@@ -74,22 +78,33 @@ class Watch:
     with contextlib.suppress(Exception):
       self._client.key_value_set(f"{_LEFT}{self._index}", f"{status}\n{why}", True)
 
+  def _run(self, name: str, target: Callable[..., None], *args: Any) -> None:
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+    thread.start()
+
+  def _stop(self) -> None:
+    """Waits for the threads: one that comes back from JAX to a closed interpreter aborts it."""
+    self._stopped.set()
+    end = time.monotonic() + GRACE_SECONDS
+    for thread in self._threads:
+      thread.join(max(0.0, end - time.monotonic()))
+
   def _beat(self) -> None:
     number = 0
-    while True:
+    while not self._stopped.is_set():
       with contextlib.suppress(Exception):  # a coordinator that is gone is noticed elsewhere
         self._client.key_value_set(f"{_BEATS}{self._index}", str(number), True)
       number += 1
-      time.sleep(BEAT_SECONDS)
+      self._stopped.wait(BEAT_SECONDS)
 
   def _look(self) -> None:
     seen = {index: ("", time.monotonic()) for index in range(self._count)}
-    while True:
-      time.sleep(BEAT_SECONDS)
+    while not self._stopped.wait(BEAT_SECONDS):
       if self._relay and time.monotonic() - self._relay.heard > LOST_SECONDS:
         self._end(LOST_STATUS, _lost(0, self._count))
       # A call would wait long for a coordinator that is silent, and so would this thread.
-      threading.Thread(target=self._ask, args=(seen,), daemon=True).start()
+      self._run("effnets-ask", self._ask, seen)
 
   def _ask(self, seen: dict[int, tuple[str, float]]) -> None:
     if not self._lock.acquire(blocking=False):
@@ -155,6 +170,9 @@ class Watch:
   def _at_exit(self) -> None:
     if self._status is None:
       self.leave(0, "")
+      # JAX would do this next, and wait in it for those still at work, over which this watches.
+      jax.distributed.shutdown()
+      self._stop()
       return
     # JAX would wait for the others, which may never come, and then abort.
     end = time.monotonic() + GRACE_SECONDS + 5 * BEAT_SECONDS
