@@ -15,6 +15,7 @@ from effnets.data import records as records
 from effnets.data import scenes as scenes
 from effnets.data import sources as sources
 from effnets.data.batches import eval_batches as eval_batches
+from effnets.data.batches import eval_shapes as eval_shapes
 from effnets.data.batches import place as place
 from effnets.data.batches import train_batches as train_batches
 from effnets.data.sources import Source as Source

@@ -187,6 +187,19 @@ def eval_batches(
   return Batches(chunks, len(cuts) - 1, assemble, tally, workers=workers, threads=threads)
 
 
+def eval_shapes(
+  source: sources.Source, batch_size: int, transform: decode.Transform | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of a whole batch of `eval_batches`, of all processes; nothing is read."""
+  blank = _blank(source, transform)
+  found = {name: np.asarray(blank[name]) for name in ("image", *decode.fields(transform))}
+  found |= {"label": np.int32(0), "mask": np.bool_(0), "index": np.int32(0)}
+  return {
+    name: jax.ShapeDtypeStruct((batch_size, *value.shape), value.dtype)
+    for name, value in found.items()
+  }
+
+
 def place(
   batches: Iterator[Batch],
   mesh: jax.sharding.Mesh,

@@ -1,6 +1,7 @@
 """Runs a task's predictions over a whole set, each example once, on any mesh."""
 
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -34,7 +35,8 @@ def create(
 class Predictor:
   """A compiled `task.predict`, shared by every set and every moment of a run.
 
-  Compiles when first used. Outputs come back whole to every process that the mesh spans.
+  Compiles when first used, or ahead of that on request. Outputs come back whole to every process
+  that the mesh spans.
   """
 
   def __init__(
@@ -54,10 +56,31 @@ class Predictor:
     self._predict = predict or task.predict
     self._reading = reading
     self._compiled = None
+    self._ahead: futures.Future | None = None
+
+  def compile_ahead(
+    self, variables: PyTree, source: data.Source, transform: Callable | None = None
+  ) -> None:
+    """Starts compiling on a thread of its own for what `batches` will be given."""
+    variables = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), variables
+    )
+    shapes = data.eval_shapes(source, self._batch_size, transform)
+    sharding = self._placement.batch
+    batch = {
+      name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for name, x in shapes.items()
+    }
+    thread = futures.ThreadPoolExecutor(1, thread_name_prefix="effnets-compile")
+    self._ahead = thread.submit(self._compile, variables, batch)
+    thread.shutdown(wait=False)
 
   def compile(self, variables: PyTree, batch: PyTree) -> None:
     """Compiles for arrays or shapes with shardings; done by itself at first use."""
+    self._compiled = self._ahead.result() if self._ahead else self._compile(variables, batch)
+    if self._placement.processes[1] > 1:
+      parallel.meet("predict")
 
+  def _compile(self, variables: PyTree, batch: PyTree) -> jax.stages.Compiled:
     def predict(variables, batch):
       variables = {**variables, "params": self._placement.gather(variables["params"])}
       # Pictures and maps of pixels are large, and known to whoever has the source.
@@ -65,9 +88,7 @@ class Predictor:
       return self._predict(variables, batch), kept
 
     jitted = jax.jit(predict, out_shardings=self._placement.replicated)
-    self._compiled = jitted.lower(variables, batch).compile()
-    if self._placement.processes[1] > 1:
-      parallel.meet("predict")
+    return jitted.lower(variables, batch).compile()
 
   def batches(
     self,

@@ -119,11 +119,13 @@ def train(
   # 8. Evaluators.
   predictor = evaluator.create(config, task, placement)
 
+  def judged(split: str) -> tuple[Any, ...]:
+    source = ready.splits[split]
+    return current.evaluated(), source, inputs.evaluation_transform(config, source)
+
   def evaluate(split: str) -> dict[str, float]:
     with bar.paused("evaluation"), meter.paused(), log.span("eval", step=now, split=split):
-      source = ready.splits[split]
-      transform = inputs.evaluation_transform(config, source)
-      figures = predictor.evaluate(current.evaluated(), source, transform)
+      figures = predictor.evaluate(*judged(split))
     named = {f"{split}/{key}": value for key, value in figures.items()}
     if not (now == first and named.keys() <= reported):
       writer.scalars(now, named)
@@ -157,6 +159,7 @@ def train(
     if now < total:
       log.add("setup", time.perf_counter() - started)
       sizes = {"devices": placement.mesh.size, "batch": examples.batch_size}
+      predictor.compile_ahead(*judged(config.data.split.validation))
       with log.span("compile", program="update", **sizes):
         compiled = program.lower(frozen, examples.abstract_batch(placement)).compile()
         parallel.meet("update")

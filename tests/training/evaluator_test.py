@@ -66,6 +66,16 @@ def test_figures_are_those_of_a_plain_loop(mesh, count):
   assert task.traces == 1  # for both calls and all batches
 
 
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_what_is_compiled_ahead_is_what_batches_take(mesh):
+  source = fakes.Numbered(37, classes=6)
+  task, predictor, variables, kernel = make(mesh)
+  predictor.compile_ahead(variables, source)
+  outputs, _ = predictor.all(variables, source)
+  np.testing.assert_allclose(outputs["logits"], plain(source, kernel, range(37))[0], rtol=1e-6)
+  assert task.traces == 1
+
+
 @pytest.mark.parametrize("mesh", MESHES[:2], ids=str)
 def test_unreadable_examples_count_for_nothing_and_shift_no_other(mesh):
   source = fakes.Numbered(37, classes=6, broken=(3, 36))
