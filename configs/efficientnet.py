@@ -46,18 +46,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   elif args.words:
     _imagenet(config, member)
   else:
-    _digits(config)
+    recipes.digits(config, "efficientnet_tiny")
   if "grid" in args.words:
     recipes.scaling_grid(config, step=args.step, seeds=(args.seed,))
   if args.batch_size:
     config.batch_size = args.batch_size
   return config.lock()
-
-
-def _digits(config):
-  recipes.small_images(config, steps=400)
-  config.data.source = "digits"
-  config.batch_size = 64
 
 
 def _imagenet(config, member):

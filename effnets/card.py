@@ -63,8 +63,8 @@ def _ran(flags: Sequence[str], workdir: pathlib.Path, made: str) -> dict[str, An
   return json.loads((workdir / made).read_text())
 
 
-def run_sweep(config: str | pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns the `result.json` of a config whose pipeline is a sweep, running what is missing."""
+def run(config: str | pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the `result.json` of a config, often that of a sweep, running what is missing."""
   subprocess.run(
     [sys.executable, "-m", "effnets.main", f"--config={config}", f"--workdir={workdir}"],
     check=True,
@@ -91,6 +91,31 @@ def from_sweep(
       sum(seconds) for seconds in zip(*(r["seconds"] for r in rows.values()), strict=True)
     ],
   }
+
+
+def latencies(modules: Mapping[str, Any], *, rounds: int = 40) -> dict[str, str]:
+  """Returns milliseconds of one picture through each network, and the ratio to the first, as text.
+
+  Compiled for this machine, batch 1, medians of `rounds` interleaved rounds; weights are random,
+  which takes no more and no less time.
+
+  Args: modules: name -> a module of `effnets.models`, which says the size of its picture.
+  """
+  import jax
+  import numpy as np
+
+  from effnets import evaluation, models
+
+  def call(module):
+    variables = jax.device_put(models.init(module, 0, image_size=module.image_size))
+    image = jax.device_put(np.ones((1, module.image_size, module.image_size, 3), np.float32))
+    forward = jax.jit(lambda v, x: module.apply(v, x, train=False))
+    return lambda: jax.block_until_ready(forward(variables, image))
+
+  calls = {name: call(module) for name, module in modules.items()}
+  seconds = evaluation.timing.interleaved(calls, rounds=rounds)
+  first = next(iter(seconds.values()))
+  return {name: f"{1000 * s:.2f} ms, {s / first:.2f}×" for name, s in seconds.items()}
 
 
 def machine() -> dict[str, Any]:

@@ -13,14 +13,21 @@ import sys
 FOLDER = pathlib.Path(__file__).parent
 RUNS = pathlib.Path("runs/plans")
 LOCAL = "--config.batch_norm.group=local"
-# Paper -> config, slice, further flags.
+SCENES = "--config.data.source=coco:PATH"
+# Paper -> config, slice (the paper's own, or of the kind that is there today), further flags.
 PLANS = {
   "efficientnet": [
     ("configs/efficientnet.py:b0", "v5e-16", [LOCAL]),
     ("configs/efficientnet.py:b0", "v5e-16", []),
+    ("configs/efficientnet.py:b0", "v5e-16", [LOCAL, "--config.model.remat=norm"]),
+    ("configs/efficientnet.py:b0", "v5e-16", [LOCAL, "--config.model.remat=block"]),
     ("configs/efficientnet.py:b4", "v5e-64", [LOCAL]),
     ("configs/efficientnet.py:b7", "v5e-256", [LOCAL]),
   ],
+  "mnasnet": [("configs/mnasnet.py:a1", "v5e-16", [])],
+  "mobilenetv3": [("configs/mobilenetv3.py:large", "v5e-16", [])],
+  "mixnet": [("configs/mixnet.py:s", "v5e-16", [])],
+  "randaugment": [("configs/randaugment.py:imagenet", "v5e-16", [])],
   "advprop": [("configs/advprop.py:b8", "v5p-512", [LOCAL])],
   "noisy_student": [
     (
@@ -30,6 +37,12 @@ PLANS = {
     )
     for stage in ("student_1", "finetune")
   ],
+  "efficientdet": [
+    ("configs/efficientdet.py:d0", "v3-32", [SCENES]),
+    ("configs/efficientdet.py:d4", "v3-128", [SCENES]),
+    ("configs/efficientdet.py:d7x", "v5p-256", [SCENES, "--config.mesh.space=2"]),
+  ],
+  "spinenet": [("configs/spinenet.py:mask_rcnn,190", "v5p-256", [SCENES])],
 }
 
 

@@ -20,6 +20,7 @@ FILE = "plan.json"
 
 # Tried in this order where a step does not fit, or on request: overrides of the config.
 _LAYOUTS = (
+  {"model": {"remat": "norm"}},
   {"model": {"remat": "block"}},
   {"mesh": {"data": -1, "fsdp": 8}},
   {"mesh": {"data": -1, "fsdp": 8}, "model": {"remat": "block"}},

@@ -73,18 +73,19 @@ for _size, _pixels, _width, _repeats, _scale, _params, _madds, *_printed in (
     **dict(zip(("paper_params", "paper_madds", "paper_ap"), _printed, strict=True)),
     **{"width": _width, "head_repeats": _repeats, "anchor_scale": _scale},
   )
-_add(
-  "retinanet_spinenet_tiny",
-  backbone="spinenet_tiny",
-  image_size=128,
-  num_classes=11,
-  pyramid="none",
-  params=213_711,
-  madds=43.704e6,
-  max_level=6,
-  anchor_scale=3.0,
-  **{"width": 32, "head_repeats": 2, "separable": True},
-)
+for _graph, _params, _madds in (("tiny", 213_711, 43.704e6), ("tiny_decreased", 214_038, 43.9e6)):
+  _add(
+    f"retinanet_spinenet_{_graph}",
+    backbone=f"spinenet_{_graph}",
+    image_size=128,
+    num_classes=11,
+    pyramid="none",
+    params=_params,
+    madds=_madds,
+    max_level=6,
+    anchor_scale=3.0,
+    **{"width": 32, "head_repeats": 2, "separable": True},
+  )
 for _size, _pixels, _width, _params, _madds, _ap in (
   ("49", 384, 48, 2_337_579, 980.86e6, 28.6),
   ("49s", 384, 40, 1_030_653, 495.89e6, 24.3),

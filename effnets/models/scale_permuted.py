@@ -57,6 +57,9 @@ MOBILE = parse(
 TINY = parse("2:0,1 4:0,1 3:2,3 5:3,4 4:4,5* 3:4,6* 6:5,6* 5:7,8*")
 """This project's own, for pictures of 128 pixels."""
 
+TINY_DECREASED = parse("2:0,1 3:2 4:3 5:4 5:5* 4:4,6* 3:3,7* 6:6*")
+"""The same levels in falling order and from above again, as of a ResNet with an FPN."""
+
 STEM = 2
 """Blocks of the stem."""
 

@@ -26,7 +26,9 @@ from effnets.recipes.pipelines import noisy_student as noisy_student
 from effnets.recipes.pipelines import randaugment_grid as randaugment_grid
 from effnets.recipes.pipelines import scaling_grid as scaling_grid
 from effnets.recipes.pipelines import sweep as sweep
+from effnets.recipes.small import digits as digits
 from effnets.recipes.small import few_labels as few_labels
+from effnets.recipes.small import few_scenes as few_scenes
 from effnets.recipes.small import small_clutter as small_clutter
 from effnets.recipes.small import small_images as small_images
 from effnets.recipes.small import small_wide_resnet as small_wide_resnet

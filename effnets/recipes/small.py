@@ -2,6 +2,7 @@
 
 import ml_collections
 
+from effnets.recipes import detection
 from effnets.recipes.classification import PIL_OPERATIONS, residual
 
 
@@ -22,6 +23,13 @@ def small_images(
   config.optimizer.weight_decay = 1e-5
   config.schedule.update({"name": "cosine", "warmup_percent": 10.0})
   config.ema.decay = 0.99
+
+
+def digits(config: ml_collections.ConfigDict, model: str, *, steps: int = 400) -> None:
+  """Sets all labelled handwritten digits for `model`, such as the body of a detector to be."""
+  small_images(config, steps, model=model)
+  config.data.source = "digits"
+  config.batch_size = 64
 
 
 def few_labels(config: ml_collections.ConfigDict, steps: int, *, model: str) -> None:
@@ -74,6 +82,25 @@ def small_clutter(config: ml_collections.ConfigDict, steps: int) -> None:
   config.task.label_smoothing = 0.0
   config.batch_size = 32
   config.eval_batch_size = 400
+  config.evaluation.every_percent = 100.0
+  config.checkpoint.update({"every_percent": 100.0, "keep": 1})
+  config.tensorboard = False
+
+
+def few_scenes(
+  config: ml_collections.ConfigDict, name: str, *, steps: int, body: str, pixels: bool = False
+) -> None:
+  """Sets scenes of one or two digits and the recipe of comparisons of small detectors on them.
+
+  What is a digit a network of this size learns in a thousand steps, which digit it is not: bodies
+  come from `body`, the workdir of a `digits` run. pixels: classes of pixels instead of boxes.
+  """
+  recipe = detection.digit_scenes_seg if pixels else detection.digit_scenes
+  recipe(config, name, steps=steps)
+  config.data.options.update({"canvas": 64, "most": 2})
+  config.data.image_size = 64
+  config.weights = f"run:{body}"
+  config.batch_size = 16
   config.evaluation.every_percent = 100.0
   config.checkpoint.update({"every_percent": 100.0, "keep": 1})
   config.tensorboard = False

@@ -122,7 +122,7 @@ def plain(
 
 def main() -> None:
   """Runs what is missing and writes `results.json`."""
-  swept = card.run_sweep(__file__, RUNS)
+  swept = card.run(__file__, RUNS)
   figures = {
     "clean test top-1": {name: row["test_top1"] for name, row in swept["runs"].items()},
     "corrupted test top-1": corrupted(get_config()),

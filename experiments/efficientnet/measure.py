@@ -66,7 +66,7 @@ def main() -> None:
       "The third command is the search for the three factors (section 3.3)."
     ),
     "figure": "test top-1",
-    **card.from_sweep(card.run_sweep(__file__, RUNS), names),
+    **card.from_sweep(card.run(__file__, RUNS), names),
     "comparisons": [[compound, depth], [compound, width], [compound, resolution]],
     "decisive": 3,
     "machine": card.machine(),

@@ -43,7 +43,7 @@ def main() -> None:
   """Runs what is missing and writes `results.json`."""
   names = {run: name for run, (name, *_) in ARMS.items()}
   three, five, seven, mixed = names.values()
-  taken = card.from_sweep(card.run_sweep(__file__, RUNS), names)
+  taken = card.from_sweep(card.run(__file__, RUNS), names)
   widths = {name: str(width) for name, _, width in ARMS.values()}
   taken["columns"] = {"width": widths, **taken["columns"]}
   results = {

@@ -53,7 +53,7 @@ def main() -> None:
       "the initial weights and the order anew."
     ),
     "figure": "test top-1",
-    **card.from_sweep(card.run_sweep(__file__, RUNS), names),
+    **card.from_sweep(card.run(__file__, RUNS), names),
     "comparisons": [[a1, v2], [b1, v2], [a1, b1]],
     "decisive": 3,
     "machine": card.machine(),

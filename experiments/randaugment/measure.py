@@ -75,9 +75,9 @@ def main() -> None:
   names = {run: name for run, (name, _) in ARMS.items()}
   randaugment, moves, nothing = names.values()
   base, wider, more = (words for words, _, _ in CASES.values())
-  arms = card.run_sweep(f"{__file__}:arms", RUNS / "arms")
-  strengths = card.run_sweep(f"{__file__}:map", RUNS / "map")
-  learning = card.run_sweep(f"{__file__}:learned", RUNS / "learned")
+  arms = card.run(f"{__file__}:arms", RUNS / "arms")
+  strengths = card.run(f"{__file__}:map", RUNS / "map")
+  learning = card.run(f"{__file__}:learned", RUNS / "learned")
   compared = card.from_sweep(arms, names)
   learned = "learned probabilities"
   others = [run["seconds"] for part in (strengths, learning) for run in part["runs"].values()]
