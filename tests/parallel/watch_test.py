@@ -1,5 +1,6 @@
 """What becomes of a process when another leaves, without anything to compile."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -15,7 +16,8 @@ _PROCESS = """
 import sys, time
 from effnets import errors, main, parallel
 def work(argv):
-  parallel.initialize(coordinator=argv[1], num_processes=2, process_id=int(argv[2]))
+  given = {"coordinator": argv[1], "process_id": int(argv[2])} if argv[1] else {}
+  parallel.initialize(num_processes=2, **given)
   with parallel.together():
     if argv[3] == "mistake":
       raise errors.UserError("config.x is wrong.")
@@ -25,14 +27,15 @@ sys.exit(main.run(sys.argv))
 """
 
 
-def run(*roles):
+def run(*roles, environments=({}, {}), address=None):
   """Returns (status, output) of two processes and the seconds they took."""
-  address = f"127.0.0.1:{tiny.free_port()}"
+  address = f"127.0.0.1:{tiny.free_port()}" if address is None else address
   before = time.monotonic()
   children = [
     subprocess.Popen(
       [sys.executable, "-c", _PROCESS, address, str(index), role],
       cwd=tiny.ROOT,
+      env={**os.environ, **environments[index]},
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -63,6 +66,24 @@ def test_an_orderly_end_is_no_loss():
   ended, _ = run("0", "3")
   assert [status for status, _ in ended] == [0, 0], ended
   assert not any("Error" in output for _, output in ended), ended
+
+
+@pytest.mark.slow
+def test_processes_find_each_other_under_slurm():
+  environments = [
+    {
+      "SLURM_JOB_ID": str(tiny.free_port()),  # of which the coordinator's port is made
+      "SLURM_STEP_NODELIST": "localhost",
+      "SLURM_NTASKS": "2",
+      "SLURM_PROCID": str(index),
+      "SLURM_LOCALID": str(index),
+    }
+    for index in range(2)
+  ]
+  environments[1]["SLURM_JOB_ID"] = environments[0]["SLURM_JOB_ID"]
+  ended, _ = run("100", "mistake", environments=environments, address="")
+  assert [status for status, _ in ended] == [2, 2], ended
+  assert "Error: Process 1 of 2: config.x is wrong.\n" in ended[0][1], ended
 
 
 @pytest.mark.parametrize("hidden", [True, False])
