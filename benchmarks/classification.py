@@ -6,10 +6,11 @@
 Contestants: `effnets`; `effnets folded` (batch norm folded into the kernels, forward only);
 `effnets plain` (the compiler's own convolutions and derivatives; not measured unless asked for);
 `timm` (PyTorch), `keras` (TensorFlow) and `keras jax`, from the interpreter given by
-`--peer_python`; one that is missing there is said to be so. Each lives in a process of its own;
-they run in turn, a little apart, and all others sleep while one runs. A round is one timing of
-each, the first of a round the last of the next, so a busy machine slows all of them alike; the
-ratios are of medians, over the fastest peer. Training is
+`--peer_python`; one that is missing there is said to be so. For detectors, forward only and up to
+their class and box predictions: `effdet`, and `torchvision` for `ssdlite_mobilenetv3_large`. Each
+lives in a process of its own; they run in turn, a little apart, and all others sleep while one
+runs. A round is one timing of each, the first of a round the last of the next, so a busy machine
+slows all of them alike; the ratios are of medians, over the fastest peer. Training is
 forward, backward, plain SGD and the moving batch moments, on random images; float32 on a CPU,
 bfloat16 on a GPU. The table and a bar chart are written to `--out`.
 """

@@ -56,7 +56,10 @@ def effnets(
 
   on_gpu = jax.default_backend() == "gpu"
   settings.setdefault("dtype", "bfloat16" if on_gpu else "float32")
-  module = models.create(name, num_classes=CLASSES, plain=plain, **settings)
+  classifies = models.entry(name).task == "classification"
+  if classifies:
+    settings["num_classes"] = CLASSES
+  module = models.create(name, plain=plain, **settings)
   variables = models.init(module, 0, image_size=size)
   if folded:
     module, variables = models.fold(module, variables)
@@ -83,7 +86,7 @@ def effnets(
   def run_forward():
     jax.block_until_ready(forward(variables, images))
 
-  if folded:
+  if folded or not classifies:
     return {"forward": run_forward}
   state = [jax.tree.map(jnp.copy, variables)]
 
@@ -188,6 +191,44 @@ def timm(name: str, batch: int, size: int) -> Steps:
   return {"train": train, "forward": forward}
 
 
+def _detector(network: Callable, batch: int, size: int) -> Steps:
+  """Returns the step of a detector of PyTorch up to its class and box predictions, on the CPU."""
+  import torch
+
+  torch.set_num_threads(cores())
+  images = torch.from_numpy(_inputs(batch, size)[0]).permute(0, 3, 1, 2)
+  images = images.contiguous(memory_format=torch.channels_last)
+
+  def forward():
+    with torch.inference_mode():
+      network(images)
+
+  return {"forward": forward}
+
+
+def effdet(name: str, batch: int, size: int) -> Steps:
+  """Returns the forward step of effdet's detector of the same name."""
+  import torch
+
+  sys.meta_path.append(_Finder)
+  import effdet as library
+
+  network = library.create_model(f"tf_{name}", pretrained=False, pretrained_backbone=False)
+  return _detector(network.eval().to(memory_format=torch.channels_last), batch, size)
+
+
+def torchvision(name: str, batch: int, size: int) -> Steps:
+  """Returns the forward step of torchvision's SSDLite on MobileNetV3-Large."""
+  import torch
+  from torchvision.models import detection
+
+  if name != "ssdlite_mobilenetv3_large":
+    raise ValueError(f"torchvision has no {name}")
+  whole = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
+  whole = whole.eval().to(memory_format=torch.channels_last)
+  return _detector(lambda x: whole.head(list(whole.backbone(x).values())), batch, size)
+
+
 # ---- Keras ---------------------------------------------------------------------------------------
 
 
@@ -283,6 +324,8 @@ ALL: dict[str, Callable[[str, int, int], Steps]] = {
   "effnets folded": functools.partial(effnets, folded=True),
   "effnets plain": functools.partial(effnets, plain=True),
   "timm": timm,
+  "effdet": effdet,
+  "torchvision": torchvision,
   "keras": functools.partial(keras, backend="tensorflow"),
   "keras jax": functools.partial(keras, backend="jax"),
 }
@@ -295,7 +338,8 @@ def versions() -> str:
   found = [
     f"{name} {module.__version__}"
     for name, module in sys.modules.items()
-    if name in ("jax", "torch", "timm", "keras", "tensorflow") and hasattr(module, "__version__")
+    if name in ("jax", "torch", "timm", "effdet", "torchvision", "keras", "tensorflow")
+    and hasattr(module, "__version__")
   ]
   return ", ".join(sorted(found))
 
