@@ -1,0 +1,5 @@
+"""Search algorithms: what proposes architectures and learns from their rewards."""
+
+from effnets.search.algorithms.base import Algorithm as Algorithm
+from effnets.search.algorithms.base import Proposal as Proposal
+from effnets.search.algorithms.base import Result as Result
