@@ -29,8 +29,8 @@ class Decision:
   """One choice to make.
 
   name: unique in its space, such as "block3.kernel". choices: JSON values, what tokens 0, 1, ...
-  stand for. kind: decisions of one kind share embeddings and heads in a sequential policy, and have
-  the same choices or prefixes of the same list; such as "kernel".
+  stand for. kind: decisions of one kind share embeddings and heads in a sequential policy, as their
+  tokens mean alike; such as "kernel". They need not have equally many choices.
   """
 
   name: str
@@ -52,7 +52,7 @@ class When:
 
 @dataclasses.dataclass(frozen=True)
 class Different:
-  """The decisions `names`, of equal choices, take different ones.
+  """The decisions `names` take different choices; None may be taken by several.
 
   ordered: whether their order matters; the key sorts them and counts ignore it where not.
   """
@@ -121,7 +121,7 @@ class Space:
     for everything in self._all:
       everything.setflags(write=False)
     # By decision: the other slots of its groups; the groups it is the last of; its conditions.
-    self._rivals: dict[int, list[int]] = {}
+    self._rivals: dict[int, dict[int, list[int]]] = {}
     self._last: dict[int, list[list[int]]] = {}
     self._conditions: dict[int, list[tuple[int, frozenset[int]]]] = {}
     self._unordered: list[list[int]] = []
@@ -142,13 +142,21 @@ class Space:
     if isinstance(rule, AnyOf):
       self._last.setdefault(places[-1], []).append(places[:-1])
       return
-    choices = {self.decisions[place].choices for place in places}
-    if len(choices) != 1 or len(places) > self.arities[places[0]]:
-      raise ValueError(f"{rule} needs one list of at least {len(places)} choices.")
-    for place in places:
+    for count, place in enumerate(places):
+      choices = self.decisions[place].choices
       if place in self._rivals:
         raise ValueError(f"{rule}: {self.decisions[place].name!r} has another such rule.")
-      self._rivals[place] = [other for other in places if other != place]
+      if len(choices) <= count and None not in choices:
+        raise ValueError(f"{rule}: {self.decisions[place].name!r} has too few choices.")
+      # By rival: what each of its tokens forbids here, as a token, or -1.
+      self._rivals[place] = {
+        other: [
+          choices.index(value) if value is not None and value in choices else -1
+          for value in self.decisions[other].choices
+        ]
+        for other in places
+        if other != place
+      }
     if not rule.ordered:
       self._unordered.append(places)
 
@@ -233,9 +241,9 @@ class Space:
     if place not in self._rivals and place not in self._last:
       return self._all[place]
     valid = self._all[place].copy()
-    for rival in self._rivals.get(place, ()):
-      if rival < place:
-        valid[tokens[rival]] = False
+    for rival, forbidden in self._rivals.get(place, {}).items():
+      if rival < place and forbidden[tokens[rival]] >= 0:
+        valid[forbidden[tokens[rival]]] = False
     for others in self._last.get(place, ()):
       if not any(tokens[other] for other in others):
         valid[0] = False
@@ -308,11 +316,12 @@ class Space:
       if valid[changed[later]]:
         continue
       # Not what a later slot holds, so that two slots swap and the others stay.
-      held = {changed[rival] for rival in self._rivals.get(later, ()) if rival > later}
+      rivals = self._rivals.get(later, {})
+      held = {rivals[rival][changed[rival]] for rival in rivals if rival > later}
       options = [int(choice) for choice in np.flatnonzero(valid)]
       free = [choice for choice in options if choice not in held] or options
-      if place in self._rivals.get(later, ()) and old in free:
-        free = [int(old)]
+      if place in rivals and rivals[place][old] in free:
+        free = [rivals[place][old]]
       changed[later] = free[0 if rng is None else rng.integers(len(free))]
     return tuple(changed)
 
@@ -343,10 +352,21 @@ class Space:
 
     Here: -1 for inactive decisions, unordered slots sorted. Subclasses drop collisions too.
     """
-    found = [int(t) if on else -1 for t, on in zip(tokens, self.active(tokens), strict=True)]
+    return self._in_order(
+      [int(t) if on else -1 for t, on in zip(tokens, self.active(tokens), strict=True)]
+    )
+
+  def _in_order(self, tokens: Sequence[int]) -> tuple:
+    """Returns `tokens` with the choices of unordered slots, instead of their tokens, sorted."""
+    found = list(tokens)
     for places in self._unordered:
-      for place, token in zip(places, sorted(found[place] for place in places), strict=True):
-        found[place] = token
+      chosen = [
+        self.decisions[place].choices[tokens[place]] if tokens[place] >= 0 else None
+        for place in places
+      ]
+      chosen = sorted(chosen, key=lambda value: (value is not None, str(value), value))
+      for place, value in zip(places, chosen, strict=True):
+        found[place] = value
     return tuple(found)
 
   def key(self, tokens: Sequence[int]) -> str:
@@ -414,10 +434,13 @@ class Space:
     return list(found.values())
 
   def _slots(self, group: Sequence[int]) -> bool:
-    """Returns whether a group is the slots of one `Different` and nothing else."""
+    """Returns whether a group is the slots, of equal choices, of one `Different` and no more."""
     rivals = self._rivals.get(group[0])
     alone = not any(place in self._conditions or place in self._last for place in group)
-    return rivals is not None and alone and sorted([group[0], *rivals]) == sorted(group)
+    lists = {self.decisions[place].choices for place in group}
+    if rivals is None or not alone or len(lists) > 1 or None in self.decisions[group[0]].choices:
+      return False
+    return sorted([group[0], *rivals]) == sorted(group)
 
   def _ways(self, group: Sequence[int]) -> int:
     arity, count = int(self.arities[group[0]]), len(group)
@@ -429,23 +452,18 @@ class Space:
     size = math.prod(int(self.arities[place]) for place in group)
     if size > ENUMERABLE:
       raise NotImplementedError(f"{size} dependent points of {self.name!r} are too many to count.")
-    base, found, total = [0] * len(self), set(), 0
-    rivals = [[p for p in self._rivals.get(place, ()) if p < place] for place in group]
-    unordered = [places for places in self._unordered if places[0] in group]
-    for tokens in itertools.product(*(range(int(self.arities[place])) for place in group)):
-      for place, token in zip(group, tokens, strict=True):
-        base[place] = token
-      if any(base[p] == base[q] for p, others in zip(group, rivals, strict=True) for q in others):
-        continue
-      ends = (others for p in group for others in ([*o, p] for o in self._last.get(p, ())))
-      if not all(any(base[p] for p in end) for end in ends):
-        continue
-      if not canonical:
-        total += all(base[p] < base[q] for ps in unordered for p, q in itertools.pairwise(ps))
-      else:
-        whole = Space.canonical(self, base)
-        found.add(tuple(whole[place] for place in group))
-    return len(found) if canonical else total
+    part = self._part(group)
+    return len({part.canonical(t) if canonical else part._in_order(t) for t in part.points()})
+
+  def _part(self, group: Sequence[int]) -> "Space":
+    """Returns the space of a group's decisions and rules alone."""
+    names = {self.decisions[place].name for place in group}
+    rules = [
+      rule
+      for rule in self.rules
+      if names & {*([rule.name] if isinstance(rule, When) else rule.names)}
+    ]
+    return Space(self.name, [self.decisions[place] for place in sorted(group)], rules)
 
   def count_raw(self) -> int:
     """Returns how many points there are, with inactive decisions; unordered slots count once."""
