@@ -26,10 +26,11 @@ class Settings:
 
   method: `reinforce`: advantage times log-probability. `ppo`: the clipped ratio of probabilities;
     with one epoch both are the same.
-  batch: results per update. epochs: steps on each batch (PPO). clip: epsilon of PPO. entropy: weight
-  of the whole architecture's entropy. decay: of the baseline, a moving average of batch means.
-  normalise: divide advantages by their standard deviation. per_token: clip every token's ratio
-  instead of the architecture's. max_staleness: updates after which a proposal's result is dropped.
+  batch: results per update. epochs: steps on each batch (PPO). clip: epsilon of PPO.
+  entropy: weight of the whole architecture's entropy. decay: of the baseline, a moving average of
+    batch means. normalise: divide advantages by their standard deviation.
+  per_token: clip every token's ratio instead of the architecture's.
+  max_staleness: updates after which a proposal's result is dropped.
   beta1, beta2, epsilon: Adam's.
   """
 
@@ -261,11 +262,13 @@ class PolicyGradient:
   def summary(self) -> dict[str, float]:
     """Returns the policy's version and entropy (nats, per architecture), the baseline and counts.
 
-    duplicates: share of the results whose network had been seen before.
+    duplicates: share of the results whose network had been seen before. There is no entropy
+    before the first proposal.
     """
+    entropy = {} if self.entropy is None else {"entropy": self.entropy}
     return {
+      **entropy,
       "version": self.version,
-      "entropy": float("nan") if self.entropy is None else self.entropy,
       "baseline": self.baseline.value,
       "failed": self.failed,
       "stale": self.stale,
