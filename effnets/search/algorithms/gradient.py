@@ -105,16 +105,22 @@ def _programs(policy: policies.Policy, settings: Settings) -> dict[str, Any]:
     logits = policy.logits(params, tokens)
     return policies.log_probabilities(logits, tokens, mask, active)
 
-  def loss(params, tokens, mask, active, advantage, old):
+  def ratio(logs, old, own):
+    # What this very policy drew has the ratio 1, and not 1 up to the rounding of another program:
+    # where a gradient nearly vanishes, Adam makes a step out of its sign.
+    return jnp.exp(logs - jnp.where(own, jax.lax.stop_gradient(logs), old))
+
+  def loss(params, tokens, mask, active, advantage, old, own):
     logs, entropy = evaluate(params, tokens, mask, active)
     entropy = entropy.sum(-1).mean()
     if settings.method == "reinforce":
       gain = advantage * logs.sum(-1)
     elif settings.per_token:
-      terms = surrogate(jnp.exp(logs - old), advantage[:, None], settings.clip)
+      ratios = ratio(logs, old, own[:, None])
+      terms = surrogate(ratios, advantage[:, None], settings.clip)
       gain = jnp.sum(jnp.where(active, terms, 0.0), -1)
     else:
-      gain = surrogate(jnp.exp(logs.sum(-1) - old), advantage, settings.clip)
+      gain = surrogate(ratio(logs.sum(-1), old, own), advantage, settings.clip)
     return -gain.mean() - settings.entropy * entropy, entropy
 
   def update(params, state, *batch):
@@ -251,10 +257,11 @@ class PolicyGradient:
     infos = [result.proposal.info for result in batch]
     name = "log_probabilities" if self.settings.per_token else "log_probability"
     old = np.array([info[name] for info in infos], np.float32)
+    own = np.array([info["version"] == self.version for info in infos])
     inputs = *self._inputs([r.tokens for r in batch]), advantage.astype(np.float32), old
-    for _ in range(self.settings.steps):
+    for step in range(self.settings.steps):
       self.params, self._optimizer, entropy = self._programs["update"](
-        self.params, self._optimizer, *inputs
+        self.params, self._optimizer, *inputs, own if step == 0 else np.zeros_like(own)
       )
     self.entropy = float(entropy)
     self.version += 1
