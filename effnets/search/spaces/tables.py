@@ -117,15 +117,16 @@ class TableSpace(space.Space):
     rows = spec.rows
     if self._activation:
       rows = [dataclasses.replace(row, activation=self._activation) for row in rows]
-    head = blocks.Row(HEAD, 1, 1, 1, spec.head, activation=self._activation)
-    stem = blocks.Row(
-      STEM, spec.stem_kernel, spec.stem_stride, 1, spec.stem, activation=self._activation
-    )
+    head = blocks.Row(HEAD, 1, 1, 1, spec.head)
+    stem = blocks.Row(STEM, spec.stem_kernel, spec.stem_stride, 1, spec.stem)
     table = [*blocks.unroll(rows)]
     first = self._encode(0, (stem, *table, head), self._frame.stem)
     found = first if first is not None else self._encode(0, tuple(table), spec.stem)
     if found is None or (first is None and (spec.stem, spec.head) != self._ends()):
-      raise errors.UserError(f"this network is not in the space {self.name!r}: {spec}")
+      layers = " ".join(f"{row.op}:{row.kernel}:{row.channels}x{row.repeats}" for row in spec.rows)
+      raise errors.UserError(
+        f"this network is not in the space {self.name!r}: {spec.stem} {layers} {spec.head}."
+      )
     return found
 
   def _ends(self) -> tuple[int, int]:
@@ -173,7 +174,7 @@ def _form(rows: Sequence[blocks.Row], inputs: int) -> tuple[Form, int]:
         1 if plain else row.expand,
         row.channels,
         None if plain or row.squeeze is None else row.squeeze.ratio,
-        row.activation,
+        "" if row.op in (STEM, HEAD) else row.activation,
         "pool" if row.pooled else "identity" if row.skip and same else "none",
         row.expand_parts if not plain and row.expand != 1 else 1,
         1 if plain else row.project_parts,
