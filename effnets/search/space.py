@@ -72,9 +72,9 @@ Rule = When | Different | AnyOf
 _RULES: dict[str, type] = {rule.__name__: rule for rule in (When, Different, AnyOf)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """Returns `value` with tuples where JSON has lists."""
-  return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+  return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
 
 
 def digest(value: Any) -> str:
@@ -198,11 +198,11 @@ class Space:
       known = json.loads(text)
       name, kind, settings = known["name"], known["kind"], known["settings"]
       decisions = [
-        Decision(found["name"], _plain(found["choices"]), found["kind"])
+        Decision(found["name"], plain(found["choices"]), found["kind"])
         for found in known["decisions"]
       ]
       rules = [
-        _RULES[found["rule"]](**{k: _plain(v) for k, v in found.items() if k != "rule"})
+        _RULES[found["rule"]](**{k: plain(v) for k, v in found.items() if k != "rule"})
         for found in known["rules"]
       ]
       version = known["version"]
@@ -213,7 +213,7 @@ class Space:
     else:
       from effnets.search import spaces
 
-      made = spaces.create(name, **{key: _plain(value) for key, value in settings.items()})
+      made = spaces.create(name, **{key: plain(value) for key, value in settings.items()})
     made.check_version(version)
     return made
 
@@ -392,7 +392,7 @@ class Space:
     found: list[int] = []
     for decision in self.decisions:
       if decision.name in values:
-        value = _plain(values[decision.name])
+        value = plain(values[decision.name])
         if value not in decision.choices:
           raise errors.UserError(
             f"{decision.name}={value!r} is outside {self.name!r}; choices: {decision.choices}."
