@@ -6,6 +6,7 @@ differ, an edge of a graph is a decision of two choices. Tokens of decisions tha
 kept, and ignored by `Space.key`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -91,7 +92,7 @@ class Space:
   """Decisions and rules; without a subclass, `decode` gives a dict of the active choices.
 
   name: as in `spaces.names()`, or any. decisions, rules: see there. settings: JSON values by which
-  a registered space is made again. published: tokens of the networks that papers found in it.
+  a registered space is made again. known: what papers found, by name, as `encode` takes it.
   """
 
   kind: ClassVar[str] = "plain"
@@ -109,7 +110,7 @@ class Space:
     self.decisions = tuple(decisions)
     self.rules = tuple(rules)
     self.settings = dict(settings or {})
-    self.published: dict[str, tuple[int, ...]] = {}
+    self.known: dict[str, Any] = {}
     self.index = {decision.name: i for i, decision in enumerate(self.decisions)}
     if len(self.index) != len(self.decisions):
       raise ValueError(f"space {name!r} has decisions of one name.")
@@ -165,6 +166,15 @@ class Space:
 
   def __len__(self) -> int:
     return len(self.decisions)
+
+  @functools.cached_property
+  def published(self) -> dict[str, tuple[int, ...]]:
+    """Tokens of the networks that papers found, by name; those outside the space left out."""
+    found = {}
+    for name, spec in self.known.items():
+      with contextlib.suppress(errors.UserError):
+        found[name] = self.encode(spec)
+    return found
 
   # What it is, as data.
 

@@ -8,7 +8,7 @@ import collections
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -191,15 +191,6 @@ class SpineSpace(space.Space):
     return total * self._rest
 
 
-def _publish(made: SpineSpace, known: Mapping[str, tuple[graphs.Block, ...]]) -> SpineSpace:
-  for name, graph in known.items():
-    try:
-      made.published[name] = made.encode(graph)
-    except errors.UserError:
-      continue
-  return made
-
-
 _BOTH = ("bottleneck", "residual")
 _KNOWN = {"spinenet_49": graphs.SPINENET, "spinenet_r0_sp53": graphs.R0_SP53}
 
@@ -221,7 +212,8 @@ def spinenet(
   Args: of `SpineSpace`. `spinenet_all` has no window.
   """
   made = SpineSpace(allocation=allocation, offsets=offsets, kinds=kinds, window=window, order=order)
-  return _publish(made, _KNOWN)
+  made.known = _KNOWN
+  return made
 
 
 @registry.register("spinenet_vertex_mbconv")
@@ -234,7 +226,8 @@ def spinenet_mbconv(*, window: int = 4) -> SpineSpace:
     window=window,
     model="spinenet_mobile_49",
   )
-  return _publish(made, {"spinenet_mobile_49": graphs.MOBILE})
+  made.known = {"spinenet_mobile_49": graphs.MOBILE}
+  return made
 
 
 @registry.register("spinenet_tiny")
@@ -250,7 +243,8 @@ def spinenet_tiny(
     outputs=(3, 4, 5, 6),
     model="spinenet_tiny",
   )
-  return _publish(made, {"spinenet_tiny": graphs.TINY})
+  made.known = {"spinenet_tiny": graphs.TINY}
+  return made
 
 
 _SCALING = {

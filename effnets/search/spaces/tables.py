@@ -64,9 +64,14 @@ class TableSpace(space.Space):
       self.decisions[place].name.rpartition(".")[2]: self.decisions[place].choices[token]
       for place, token in zip(span, chosen, strict=True)
     }
-    rows = tuple(self._part(stage, values, inputs))
+    rows, before = [], inputs
+    for row in self._part(stage, values, inputs):
+      # So that equal networks have equal tables.
+      adds = row.repeats > 1 or (row.stride == 1 and before == row.channels)
+      rows.append(dataclasses.replace(row, skip=row.skip and adds))
+      before = row.channels
     form, channels = _form(rows, inputs)
-    return rows, channels, form
+    return tuple(rows), channels, form
 
   def _walk(self, tokens: Sequence[int]):
     channels = self._frame.stem
