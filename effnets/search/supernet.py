@@ -256,6 +256,12 @@ class Supernet:
     gate = ops.conv(reduced, params["expand"]["kernel"]) + params["expand"]["bias"]
     return mask["squeeze"] * jax.nn.sigmoid(gate) + (1 - mask["squeeze"])
 
+  def run(
+    self, params: Params, weights: Float[Array, "d k"], images: Float[Array, "b h w 3"]
+  ) -> Float[Array, "b k"]:
+    """Returns the logits of the architecture that the weights of choices stand for."""
+    return self.apply(params, self.masks(weights), images)
+
   # What it costs.
 
   def madds(self, weights: Float[Array, "d k"], image_size: int) -> Float[Array, ""]:
