@@ -34,9 +34,9 @@ def test_rate_of_the_controller():
 def test_warm_up():
   settings = one_shot.Settings(steps=100, target=1.0, architectures=4000)
   searcher = one_shot.Searcher(SWITCH, settings)
-  controller = searcher.init()
+  controller, sample = searcher.init(), jax.jit(searcher.sample)
   for step, chance in ((0, 1.0), (15, 0.4), (25, 0.0)):
-    found = searcher.sample(controller, jax.random.key(0), jnp.array(step))
+    found = sample(controller, jax.random.key(0), jnp.array(step))
     averaged = np.isclose(found.training[:, 0, 0], 0.5)
     np.testing.assert_array_equal(averaged, np.isclose(found.training[:, 1, 2], 1 / 3))
     # 4,000 draws: a standard error below .008.
@@ -47,9 +47,9 @@ def test_warm_up():
     np.testing.assert_array_equal(found.training.sum(-1), np.ones((4000, 3)))
     np.testing.assert_array_equal(found.scoring.argmax(-1), found.tokens)
   np.testing.assert_array_equal(found.training, found.scoring)
-  again = searcher.sample(controller, jax.random.key(0), jnp.array(25))
+  again = sample(controller, jax.random.key(0), jnp.array(25))
   np.testing.assert_array_equal(found.tokens, again.tokens)
-  other = searcher.sample(controller, jax.random.key(0), jnp.array(26))
+  other = sample(controller, jax.random.key(0), jnp.array(26))
   assert (found.tokens != other.tokens).any()
 
 
@@ -57,6 +57,7 @@ def test_update_by_hand():
   """Two updates in NumPy; with beta1 = 0 Adam is a gradient over its own mean square's root."""
   settings = one_shot.Settings(steps=4, target=1.0, idle=0.0, architectures=3, entropy=0.1)
   searcher = one_shot.Searcher(SWITCH, settings)
+  update = jax.jit(searcher.update)
   controller, logits, second = searcher.init(), np.zeros((3, 3)), np.zeros((3, 3))
   mask = np.array([[1, 1, 0], [1, 1, 1], [1, 1, 1]], bool)
   total = weight = 0.0
@@ -67,7 +68,7 @@ def test_update_by_hand():
     )
   ):
     tokens, rewards = np.array(tokens), np.array(rewards)
-    controller = searcher.update(controller, tokens, jnp.array(rewards), jnp.array(step))
+    controller = update(controller, tokens, jnp.array(rewards), jnp.array(step))
     total, weight = 0.95 * total + 0.05 * rewards.mean(), 0.95 * weight + 0.05
     advantage = rewards - total / weight
     active = np.array([[1, row[0] == 1, 1] for row in tokens], bool)
@@ -92,7 +93,7 @@ def test_rewards():
   np.testing.assert_allclose(found, (0.45, 0.4, 0.5), rtol=1e-6)
   controller = searcher.init()
   tokens = np.array([[0, 0, 0]])
-  same = searcher.update(controller, tokens, jnp.array([np.nan]), jnp.array(3))
+  same = jax.jit(searcher.update)(controller, tokens, jnp.array([np.nan]), jnp.array(3))
   for a, b in zip(jax.tree.leaves(same), jax.tree.leaves(controller), strict=True):
     np.testing.assert_array_equal(a, b)
 

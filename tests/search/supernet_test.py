@@ -22,6 +22,14 @@ SMALL = supernet.Supernet(
   ),
   5,
 )
+# One layer, for the compiler's sake: gradients take it long.
+SINGLE = supernet.Supernet(
+  mnas._hierarchical(
+    [mnas.Block(2, (8, 32), (1,))],
+    **{"stem": 8, "head": 0, "ops": ("conv", "mbconv3"), "image_size": 16},
+  ),
+  5,
+)
 # op kernel squeeze skip filters layers, of both blocks.
 POINTS = (
   (2, 0, 1, 1, 0, 1, 1, 0, 1, 1, 0, 1),  # width 8: mbconv3, dconv; identities
@@ -32,17 +40,17 @@ IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
 LABELS = np.arange(8) % 5
 
 
-def plain(tokens):
+def plain(net, tokens):
   """Returns the plain module and its fresh moments."""
-  module = SMALL.network(tokens)
+  module = net.network(tokens)
   return module, initialize.init(module, 0)["batch_stats"]
 
 
-def params(seed=1):
+def params(net):
   """Returns weights whose norms are not all ones and zeros."""
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(1)
   return jax.tree.map(
-    lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype("f"), SMALL.init(0)
+    lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype("f"), net.init(0)
   )
 
 
@@ -55,8 +63,8 @@ MASKED = jax.jit(masked_logits)
 
 @pytest.mark.parametrize("tokens", POINTS)
 def test_masked_is_plain(tokens):
-  weights = params()
-  module, stats = plain(tokens)
+  weights = params(SMALL)
+  module, stats = plain(SMALL, tokens)
 
   def logits(params, images):
     variables = {"params": params, "batch_stats": stats}
@@ -68,9 +76,10 @@ def test_masked_is_plain(tokens):
 
 
 def test_the_same_after_five_steps_and_nothing_else_moves():
-  tokens = POINTS[0]
-  before = weights = params()
-  module, stats = plain(tokens)
+  # Width 8 in one of 32, a kernel of 3 in one of 5, pooled skip, squeezed.
+  tokens = (1, 0, 1, 2, 0, 0)
+  before = weights = params(SINGLE)
+  module, stats = plain(SINGLE, tokens)
 
   def descend(logits, params):
     def loss(params):
@@ -81,7 +90,7 @@ def test_the_same_after_five_steps_and_nothing_else_moves():
 
   @jax.jit
   def masked(params):
-    return descend(lambda p: masked_logits(p, jnp.array(tokens), IMAGES), params)
+    return descend(lambda p: SINGLE.run(p, SINGLE.weights(jnp.array(tokens)), IMAGES), params)
 
   @jax.jit
   def alone(params):
@@ -91,25 +100,25 @@ def test_the_same_after_five_steps_and_nothing_else_moves():
 
     return descend(logits, params)
 
-  own = SMALL.extract(weights, tokens)
+  own = SINGLE.extract(weights, tokens)
   for _ in range(5):
     weights, loss = masked(weights)
     own, expected = alone(own)
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
   for path, leaf in jax.tree_util.tree_leaves_with_path(own):
-    mine = SMALL.extract(weights, tokens)
+    mine = SINGLE.extract(weights, tokens)
     for key in path:
       mine = mine[key.key]
     np.testing.assert_allclose(mine, leaf, atol=2e-5, err_msg=str(path))
   moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a - b)), weights, before)
-  inside = sum(leaf.sum() for leaf in jax.tree.leaves(SMALL.extract(moved, tokens)))
+  inside = sum(leaf.sum() for leaf in jax.tree.leaves(SINGLE.extract(moved, tokens)))
   assert inside > 1
   assert sum(leaf.sum() for leaf in jax.tree.leaves(moved)) == pytest.approx(inside, rel=1e-5)
 
 
 def test_one_program_for_all():
   before = MASKED._cache_size()
-  weights = params()
+  weights = params(SMALL)
   rng = np.random.default_rng(2)
   found = [MASKED(weights, np.array(SMALL.space.sample(rng)), IMAGES) for _ in range(5)]
   assert MASKED._cache_size() - before <= 1
@@ -135,9 +144,9 @@ def test_parameters_of_the_widest():
 def test_averages_of_operations():
   """Half of each kernel: the middle whole, the rim by half."""
   weights = np.array(SMALL.weights(np.array(POINTS[0])))
-  masks = SMALL.masks(jnp.array(weights))
+  masks = jax.jit(SMALL.masks)(jnp.array(weights))
   weights[1] = (0.5, 0.5, 0, 0)
-  mixed = SMALL.masks(jnp.array(weights))
+  mixed = jax.jit(SMALL.masks)(jnp.array(weights))
   np.testing.assert_array_equal(masks[0]["kernel"][:, 0], 0)
   np.testing.assert_array_equal(mixed[0]["kernel"][:, 0], 0.5)
   np.testing.assert_array_equal(mixed[0]["kernel"][1:4, 1:4], 1)
