@@ -134,7 +134,7 @@ class Searcher:
       )
     self.space, self.settings = space, settings
     self.mask = policies.Layout.of(space).mask()
-    kinds = [decision.name.rpartition(".")[2] for decision in space.decisions]
+    kinds = [decision.kind for decision in space.decisions]
     self._averaged = np.isin(kinds, settings.averaged)
     self._widened = np.isin(kinds, settings.widened)
     self._largest = np.array([_largest(d.choices) for d in space.decisions])

@@ -94,11 +94,17 @@ class Evolution:
     return np.array([[signs[way] * m.values[name] for name, way in columns] for m in members])
 
   def tell(self, result: Result) -> None:
-    """Takes in a result: a new member, for whom one goes. A failed one is no member."""
+    """Takes in a result: a new member, for whom one goes. A failed one is no member.
+
+    Raises: UserError if it lacks a value that is an objective.
+    """
     self.known.tell(result)
     if result.reward is None:
       self.failed += 1
       return
+    for name in self.settings.objectives:
+      if name not in result.values:
+        raise errors.unknown("objectives", name, "among the measured values", result.values)
     self.members.append(result)
     if len(self.members) > self.settings.population:
       worst = self._order(self.members)[-1] if self.settings.drop == "worst" else 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effnets import errors
-from effnets.search import algorithms, landscapes
+from effnets.search import algorithms, landscapes, spaces
 from effnets.search.algorithms.base import Proposal, Result
 from effnets.search.space import AnyOf, Decision, Space
 
@@ -169,6 +169,18 @@ def test_nodes_keep_an_input_the_strongest():
     GRAPH.validate(search.child(before, np.random.default_rng(seed))[0])
 
 
+def test_graphs_of_assemblenet_stay_whole():
+  space = spaces.create("assemblenet_tiny")
+  search = algorithms.create("guided_evolution", space, 0, population=5, tournament=2)
+  rng = np.random.default_rng(0)
+  for number in range(60):
+    proposal = search.propose(number)
+    space.validate(proposal.tokens)
+    pairs = zip(space.decisions, proposal.tokens, strict=True)
+    weights = {d.name: rng.random() for d, t in pairs if d.kind == "edge" and t}
+    told(search, number, proposal.tokens, rng.random(), edges=weights)
+
+
 def test_other_decisions_change_too():
   search = algorithms.create("guided_evolution", GRAPH, 0, change=1.0)
   before = Result(0, Proposal((1, 1, 1, 0, 1, 1, 2)), 0.5, {"edges": {}})
@@ -183,6 +195,9 @@ def test_bad_settings():
     algorithms.create("evolution", MATCH.space, 0, drop="eldest")
   with pytest.raises(errors.UserError, match="objectives.latency='min'"):
     algorithms.create("evolution", MATCH.space, 0, objectives={"latency": "min"})
+  search = algorithms.create("evolution", MATCH.space, 0, objectives={"latency": "minimize"})
+  with pytest.raises(errors.UserError, match="'latency' is not among the measured values"):
+    told(search, 0, (0,) * 42, 0.5, latencies=3.0)
   with pytest.raises(errors.UserError, match="edges='edge' is not a kind"):
     algorithms.create("guided_evolution", MATCH.space, 0)
   with pytest.raises(errors.UserError, match="threshold='edges'"):
