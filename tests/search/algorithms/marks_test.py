@@ -73,6 +73,28 @@ def test_noise_and_failures():
     assert 70 <= sum(r.reward is None for r in results) <= 130
 
 
+@pytest.mark.parametrize("method", ["reinforce", "ppo"])
+def test_results_out_of_order(method):
+  """Forty trials are out at once and come back in any order, up to several updates late."""
+  space, match = landscapes.chain(), landscapes.Match()
+  algorithm = algorithms.create("factorised", space, 0, method=method, epochs=1)
+  rng = np.random.default_rng(0)
+  out, rewards, late = [], [], 0
+  for number in range(2000):
+    proposal = algorithm.propose(number)
+    out.append((number, proposal, match(space, proposal.tokens)["accuracy"]))
+    if len(out) > 40:
+      back = Result(*out.pop(rng.integers(len(out))))
+      late += algorithm.version > back.proposal.info["version"]
+      algorithm.tell(back)
+      rewards.append(back.reward)
+  assert late > 1000
+  # Most are late, few by more than four updates, and only these are dropped.
+  assert 0 < algorithm.summary()["stale"] < 250
+  # It learns more slowly than one by one (.91), and far above chance (.37).
+  assert np.mean(rewards[-200:]) >= 0.80
+
+
 def test_accuracy_against_latency():
   soft = rewards.Reward("soft", {"latency": 80.0})
   optimum, _ = TRADE.optimum(soft)
