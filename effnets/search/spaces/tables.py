@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -52,6 +52,11 @@ class TableSpace(space.Space):
     self._build = dict(build or {})
     self._known: dict[tuple[int, int], dict[Form, tuple[int, ...]]] = {}
     self._cached = functools.lru_cache(maxsize=200_000)(self._rows)
+
+  @property
+  def image_size(self) -> int:
+    """Height and width that its networks are made for, in pixels."""
+    return self._build.get("image_size", 224)
 
   # From tokens to rows.
 
@@ -151,6 +156,22 @@ class TableSpace(space.Space):
     return None
 
   # How many there are.
+
+  def chains(self) -> Iterator[blocks.Table]:
+    """Yields networks that together have every layer of the space, each form of a stage once."""
+    # By channels: tokens that lead there.
+    reached: dict[int, tuple[int, ...]] = {self._frame.stem: ()}
+    for stage in range(len(self._spans)):
+      following: dict[int, tuple[int, ...]] = {}
+      for inputs, before in reached.items():
+        for form, chosen in self.forms(stage, inputs).items():
+          channels = form[-1][4] if form else inputs
+          following.setdefault(channels, (*before, *chosen))
+          yield self._finished((*before, *chosen))
+      reached = following
+
+  def _finished(self, tokens: tuple[int, ...]) -> blocks.Table:
+    return self.decode((*tokens, *(0 for _ in range(len(self) - len(tokens)))))
 
   def count_unique(self) -> int:
     """Returns how many different keys there are, exactly: stage by stage, by channels."""
