@@ -5,6 +5,7 @@ median and the spread are kept, and a measurement that spreads by more than 5 % 
 not measure on a machine while it trains: the load that was seen is kept beside the figures.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -92,8 +93,11 @@ class Meter:
     self._known: dict[str, Measured] = {}
     if self._file is not None and self._file.exists():
       for line in self._file.read_text(encoding="utf-8").splitlines():
-        found = json.loads(line)
-        self._known[found.pop("key")] = Measured(**found)
+        # The last line may have been cut off.
+        with contextlib.suppress(ValueError):
+          found = json.loads(line)
+          key = found.pop("key")
+          self._known[key] = Measured(**found)
     self._process: subprocess.Popen[bytes] | None = None
     self._buffer = b""
     self.about: dict[str, Any] = {}
@@ -128,7 +132,8 @@ class Meter:
   def __exit__(self, *_: object) -> None:
     if self._process is not None:
       assert self._process.stdin is not None and self._process.stdout is not None
-      self._process.stdin.close()
+      with contextlib.suppress(BrokenPipeError):
+        self._process.stdin.close()
       try:
         self._process.wait(5)
       except subprocess.TimeoutExpired:
