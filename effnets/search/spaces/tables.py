@@ -73,7 +73,7 @@ class TableSpace(space.Space):
     for row in self._part(stage, values, inputs):
       # So that equal networks have equal tables.
       adds = row.repeats > 1 or (row.stride == 1 and before == row.channels)
-      rows.append(dataclasses.replace(row, skip=row.skip and adds))
+      rows.append(dataclasses.replace(row, skip=False) if row.skip and not adds else row)
       before = row.channels
     form, channels = _form(rows, inputs)
     return tuple(rows), channels, form
@@ -189,22 +189,23 @@ class TableSpace(space.Space):
 def _form(rows: Sequence[blocks.Row], inputs: int) -> tuple[Form, int]:
   """Returns what has an effect in each layer behind `inputs` channels, and the last channels."""
   found = []
-  for row in blocks.unroll(rows):
+  for row in rows:
     plain = row.op in ("conv", STEM, HEAD)
-    same = row.stride == 1 and inputs == row.channels and row.op in ("conv", "mbconv")
-    found.append(
-      (
-        row.op,
-        row.kernel,
-        row.stride,
-        1 if plain else row.expand,
-        row.channels,
-        None if plain or row.squeeze is None else row.squeeze.ratio,
-        "" if row.op in (STEM, HEAD) else row.activation,
-        "pool" if row.pooled else "identity" if row.skip and same else "none",
-        row.expand_parts if not plain and row.expand != 1 else 1,
-        1 if plain else row.project_parts,
-      )
+    adding = row.skip and row.op in ("conv", "mbconv")
+    shared = (
+      row.channels,
+      None if plain or row.squeeze is None else row.squeeze.ratio,
+      "" if row.op in (STEM, HEAD) else row.activation,
     )
-    inputs = row.channels
+    parts = (
+      row.expand_parts if not plain and row.expand != 1 else 1,
+      1 if plain else row.project_parts,
+    )
+    for index in range(row.repeats):
+      stride = row.stride if index == 0 else 1
+      adds = adding and stride == 1 and inputs == row.channels
+      adds = adds and (index > 0 or row.declared in (None, inputs))
+      skip = "pool" if row.pooled else "identity" if adds else "none"
+      found.append((row.op, row.kernel, stride, 1 if plain else row.expand, *shared, skip, *parts))
+      inputs = row.channels
   return tuple(found), inputs
