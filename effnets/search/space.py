@@ -119,8 +119,6 @@ class Space:
     )
     self.arities.setflags(write=False)
     self._all = [np.ones(arity, bool) for arity in self.arities]
-    for everything in self._all:
-      everything.setflags(write=False)
     # By decision: the other slots of its groups; the groups it is the last of; its conditions.
     self._rivals: dict[int, dict[int, list[int]]] = {}
     self._last: dict[int, list[list[int]]] = {}
@@ -249,7 +247,7 @@ class Space:
     """Returns which choices of decision number `len(tokens)` are valid after `tokens`."""
     place = len(tokens)
     if place not in self._rivals and place not in self._last:
-      return self._all[place]
+      return self._all[place].copy()
     valid = self._all[place].copy()
     for rival, forbidden in self._rivals.get(place, {}).items():
       if rival < place and forbidden[tokens[rival]] >= 0:
@@ -468,11 +466,8 @@ class Space:
   def _part(self, group: Sequence[int]) -> "Space":
     """Returns the space of a group's decisions and rules alone."""
     names = {self.decisions[place].name for place in group}
-    rules = [
-      rule
-      for rule in self.rules
-      if names & {*([rule.name] if isinstance(rule, When) else rule.names)}
-    ]
+    first = lambda rule: rule.name if isinstance(rule, When) else rule.names[0]  # noqa: E731
+    rules = [rule for rule in self.rules if first(rule) in names]
     return Space(self.name, [self.decisions[place] for place in sorted(group)], rules)
 
   def count_raw(self) -> int:

@@ -5,6 +5,7 @@ section 4.1; `mnas_vertex`: the tunable space of google/vertex-ai-nas.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from effnets import errors
@@ -39,6 +40,23 @@ _DEFAULT = tuple(
     (1, (72, 96, 112, 120), (2, 3, 4)),
     (2, (120, 160, 192, 200), (2, 3, 4)),
     (1, (240, 320, 400), (1, 2)),
+  )
+)
+# Around MnasNet-small, whose stem has 8 channels.
+_SMALL = tuple(
+  Block(block.stride, filters, block.layers)
+  for block, filters in zip(
+    _DEFAULT,
+    (
+      (8, 16),
+      (8, 16, 24),
+      (16, 24, 32),
+      (24, 32, 40),
+      (32, 40, 48),
+      (72, 88, 96, 112),
+      (112, 144, 176),
+    ),
+    strict=True,
   )
 )
 # Three halvings, so that 32 pixels end as 4.
@@ -132,21 +150,45 @@ def _hierarchical(
 
 @registry.register("mnas")
 def mnas(
-  *, activation: str = "relu", squeezes: tuple[float, ...] = (0, 0.25), skips=SKIPS
+  *,
+  activation: str = "relu",
+  squeezes: tuple[float, ...] = (0, 0.25),
+  skips: tuple[str, ...] = SKIPS,
+  width: float = 1.0,
 ) -> tables.TableSpace:
   """Returns the default space: MobileNetV2's seven blocks, with the filters of what was found.
 
-  activation: of all layers. squeezes: ratios; (0,) is the space of B1. skips: of `SKIPS`.
+  activation: of all layers. squeezes: ratios; (0,) is the space of B1. skips: of `SKIPS`. width:
+  factor of stem and filters, which are then rounded to multiples of 8, such as 0.35 for targets
+  that MobileNetV2's widths are too slow for.
   """
+  if not 0 < width < math.inf:
+    raise errors.UserError(
+      f"config.search.settings.width={width!r} should be above 0, such as 0.5."
+    )
+  scaled = lambda count: count if width == 1 else layers.divisible(count * width)  # noqa: E731
+  skeleton = [
+    dataclasses.replace(block, filters=tuple(dict.fromkeys(map(scaled, block.filters))))
+    for block in _DEFAULT
+  ]
   made = _hierarchical(
-    _DEFAULT, stem=32, head=1280, activation=activation, squeezes=squeezes, skips=skips
+    skeleton, stem=scaled(32), head=1280, activation=activation, squeezes=squeezes, skips=skips
   )
-  made.known = {
-    "mnasnet_a1": mnasnet.A1,
-    "mnasnet_b1": mnasnet.B1,
-    "efficientnet_b0": efficientnet.B0,
-    "mobilenetv2": mobilenet.V2,
-  }
+  if width == 1:
+    made.known = {
+      "mnasnet_a1": mnasnet.A1,
+      "mnasnet_b1": mnasnet.B1,
+      "efficientnet_b0": efficientnet.B0,
+      "mobilenetv2": mobilenet.V2,
+    }
+  return made
+
+
+@registry.register("mnas_small")
+def mnas_small(*, activation: str = "relu") -> tables.TableSpace:
+  """Returns the space with filters around MnasNet-small's, for targets of some 20 ms on phones."""
+  made = _hierarchical(_SMALL, stem=8, head=1280, activation=activation)
+  made.known = {"mnasnet_small": mnasnet.SMALL}
   return made
 
 
@@ -155,7 +197,7 @@ def mnas_tiny(
   *,
   activation: str = "relu",
   squeezes: tuple[float, ...] = (0, 0.25),
-  skips=SKIPS,
+  skips: tuple[str, ...] = SKIPS,
   ops: tuple[str, ...] = _OPS,
   stem: int = 8,
   head: int = 64,

@@ -110,9 +110,8 @@ def nasfpn(*, model: str = "retinanet_r50_nasfpn") -> MergeSpace:
   The first two are not on level 3, whose features are the largest.
   """
   made = MergeSpace(levels=(3, 4, 5, 6, 7), merges=7, inner=(4, 5, 6, 7), model=model)
-  made.published = {
-    name: made.encode(pyramids.FOUND) for name in ("retinanet_r50_nasfpn", "nasfpnlite_mobilenetv2")
-  }
+  both = ("retinanet_r50_nasfpn", "nasfpnlite_mobilenetv2")
+  made.known = dict.fromkeys(both, pyramids.FOUND)
   return made
 
 

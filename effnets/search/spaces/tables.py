@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -53,6 +53,11 @@ class TableSpace(space.Space):
     self._known: dict[tuple[int, int], dict[Form, tuple[int, ...]]] = {}
     self._cached = functools.lru_cache(maxsize=200_000)(self._rows)
 
+  @property
+  def image_size(self) -> int:
+    """Height and width that its networks are made for, in pixels."""
+    return self._build.get("image_size", 224)
+
   # From tokens to rows.
 
   def _rows(
@@ -68,7 +73,7 @@ class TableSpace(space.Space):
     for row in self._part(stage, values, inputs):
       # So that equal networks have equal tables.
       adds = row.repeats > 1 or (row.stride == 1 and before == row.channels)
-      rows.append(dataclasses.replace(row, skip=row.skip and adds))
+      rows.append(dataclasses.replace(row, skip=False) if row.skip and not adds else row)
       before = row.channels
     form, channels = _form(rows, inputs)
     return tuple(rows), channels, form
@@ -152,6 +157,22 @@ class TableSpace(space.Space):
 
   # How many there are.
 
+  def chains(self) -> Iterator[blocks.Table]:
+    """Yields networks that together have every layer of the space, each form of a stage once."""
+    # By channels: tokens that lead there.
+    reached: dict[int, tuple[int, ...]] = {self._frame.stem: ()}
+    for stage in range(len(self._spans)):
+      following: dict[int, tuple[int, ...]] = {}
+      for inputs, before in reached.items():
+        for form, chosen in self.forms(stage, inputs).items():
+          channels = form[-1][4] if form else inputs
+          following.setdefault(channels, (*before, *chosen))
+          yield self._finished((*before, *chosen))
+      reached = following
+
+  def _finished(self, tokens: tuple[int, ...]) -> blocks.Table:
+    return self.decode((*tokens, *(0 for _ in range(len(self) - len(tokens)))))
+
   def count_unique(self) -> int:
     """Returns how many different keys there are, exactly: stage by stage, by channels."""
     reached = {self._frame.stem: 1}
@@ -168,22 +189,23 @@ class TableSpace(space.Space):
 def _form(rows: Sequence[blocks.Row], inputs: int) -> tuple[Form, int]:
   """Returns what has an effect in each layer behind `inputs` channels, and the last channels."""
   found = []
-  for row in blocks.unroll(rows):
+  for row in rows:
     plain = row.op in ("conv", STEM, HEAD)
-    same = row.stride == 1 and inputs == row.channels and row.op in ("conv", "mbconv")
-    found.append(
-      (
-        row.op,
-        row.kernel,
-        row.stride,
-        1 if plain else row.expand,
-        row.channels,
-        None if plain or row.squeeze is None else row.squeeze.ratio,
-        "" if row.op in (STEM, HEAD) else row.activation,
-        "pool" if row.pooled else "identity" if row.skip and same else "none",
-        row.expand_parts if not plain and row.expand != 1 else 1,
-        1 if plain else row.project_parts,
-      )
+    adding = row.skip and row.op in ("conv", "mbconv")
+    shared = (
+      row.channels,
+      None if plain or row.squeeze is None else row.squeeze.ratio,
+      "" if row.op in (STEM, HEAD) else row.activation,
     )
-    inputs = row.channels
+    parts = (
+      row.expand_parts if not plain and row.expand != 1 else 1,
+      1 if plain else row.project_parts,
+    )
+    for index in range(row.repeats):
+      stride = row.stride if index == 0 else 1
+      adds = adding and stride == 1 and inputs == row.channels
+      adds = adds and (index > 0 or row.declared in (None, inputs))
+      skip = "pool" if row.pooled else "identity" if adds else "none"
+      found.append((row.op, row.kernel, stride, 1 if plain else row.expand, *shared, skip, *parts))
+      inputs = row.channels
   return tuple(found), inputs

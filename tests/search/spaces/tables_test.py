@@ -209,7 +209,20 @@ def test_tiny_spaces_build_small_networks():
     assert count.params < 500_000 and count.madds < 20e6
 
 
+def test_narrower_filters():
+  made = spaces.create("mnas", width=0.35)
+  filters = [d.choices for d in made.decisions if d.kind == "filters"]
+  # 0.35 of 16, 24, 32, ...; some round alike and are one choice.
+  assert filters[0] == (8,) and filters[1] == (8, 16) and filters[6] == (88, 112, 144)
+  assert made.decode((0,) * len(made)).stem == 16 and not made.published
+  full = spaces.create("mnas")
+  sizes = [models.count(spaces.network(s, (0,) * len(s)), 224).madds for s in (made, full)]
+  assert sizes[0] < 0.3 * sizes[1]
+
+
 def test_bad_settings():
+  with pytest.raises(errors.UserError, match="width=0"):
+    spaces.create("mnas", width=0)
   with pytest.raises(errors.UserError, match="blocks=9"):
     spaces.create("mnas_paper", blocks=9)
   with pytest.raises(errors.UserError, match="ops="):
