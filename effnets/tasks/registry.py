@@ -14,7 +14,9 @@ from effnets.tasks import (
   base,
   classification,
   detection,
+  instances,
   learned_operations,
+  regions,
   scenes,
   segmentation,
 )
@@ -247,10 +249,43 @@ def _detection(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
 ) -> detection.Detection:
   recipe = _fields(detection.Recipe, config.task.to_dict(), "config.task", but=("name",))
+  rule, candidates = _suppression(config)
+  shared = _scene_task(config, placement, num_classes, step_batch, slots=recipe.background)
+  return detection.Detection(
+    **shared, recipe=recipe, rule=rule, candidates=candidates, policy=box_policy(config)
+  )
+
+
+def _instances(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> instances.Instances:
+  recipe = _fields(regions.Recipe, config.task.to_dict(), "config.task", but=("name",))
+  rule, candidates = _suppression(config)
+  if candidates:
+    raise errors.UserError(
+      f"config.detections.candidates={candidates}: config.task.name='instances' takes all of its "
+      "regions; set it to 0."
+    )
+  if box_policy(config) is not None:
+    raise errors.UserError(
+      "config.augment: policies move boxes and no masks, which config.task.name='instances' is "
+      "taught; set config.augment.randaugment.layers to 0 and config.augment.autoaugment.policy to "
+      "''."
+    )
+  if not scenes.settings(config)["mask_size"]:
+    raise errors.UserError(
+      "config.data.scenes.mask_size=0: config.task.name='instances' is taught masks; usual: 112."
+    )
+  shared = _scene_task(config, placement, num_classes, step_batch, slots=1)
+  return instances.Instances(**shared, recipe=recipe, rule=rule)
+
+
+def _suppression(config: Any) -> tuple[nms.Rule, int]:
+  """Returns the rule of `config.detections`, and how many candidates meet. Raises: UserError."""
   if "detections" not in config:
     raise errors.UserError(
-      "config.detections is missing, which config.task.name='detection' needs; start from "
-      "configs/efficientdet.py."
+      f"config.detections is missing, which config.task.name={config.task.name!r} needs; start "
+      "from configs/efficientdet.py."
     )
   kept = config.detections.to_dict()
   candidates = kept.pop("candidates", 0)
@@ -260,11 +295,7 @@ def _detection(
       f"config.detections.candidates={candidates!r} should be a whole number, 0 for all."
     )
   with errors.context("config.detections"):
-    rule = _fields(nms.Rule, kept, "config.detections")
-  shared = _scene_task(config, placement, num_classes, step_batch, slots=recipe.background)
-  return detection.Detection(
-    **shared, recipe=recipe, rule=rule, candidates=candidates, policy=box_policy(config)
-  )
+    return _fields(nms.Rule, kept, "config.detections"), candidates
 
 
 def _segmentation(
@@ -340,12 +371,14 @@ def transform(config: Any, *, training: bool) -> Any:
 # Tasks whose pictures keep their boxes, and what they read of them.
 _SCENES = {
   "detection": {"objects": True, "semantic": False},
+  "instances": {"objects": True, "semantic": False},
   "segmentation": {"objects": False, "semantic": True},
 }
 
 _TASKS = {
   "classification": _classification,
   "detection": _detection,
+  "instances": _instances,
   "segmentation": _segmentation,
   "advprop": _advprop,
   "learned_operations": _learned_operations,

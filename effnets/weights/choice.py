@@ -94,7 +94,7 @@ def configure(config: ml_collections.ConfigDict, text: str) -> None:
   if loading.is_detector(choice.name):
     _configure_detector(config, text, detectors.find(choice.name))
     return
-  if config.task.name in ("detection", "segmentation") and not choice.run:
+  if config.task.name in ("detection", "instances", "segmentation") and not choice.run:
     # A classifier's weights, for the body.
     config.weights = text
     return
