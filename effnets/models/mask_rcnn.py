@@ -349,9 +349,9 @@ for _name, _body, _params, _madds, _own in (
   (
     "fpn_tiny",
     "efficientnet_tiny",
-    291_899,
-    162.16e6,
-    {"pyramid": "fpn", "width": 32, "min_level": 2, "max_level": 5},
+    243_049,
+    137.01e6,
+    {"width": 32, "min_level": 2, "max_level": 5},
   ),
   (
     "spinenet_tiny",

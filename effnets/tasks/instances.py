@@ -148,8 +148,10 @@ class Instances(objects.ObjectTask):
 
   @property
   def figures(self) -> tuple[str, ...]:
-    """Names of the figures that `evaluate` returns: COCO's twelve of boxes, then of masks."""
-    return (*super().figures, *(MASK_FIGURES + name for name in super().figures))
+    """Names of the figures that `evaluate` returns: those of boxes, then COCO's twelve of masks."""
+    from effnets.evaluation import detection as judge
+
+    return (*super().figures, *(MASK_FIGURES + name for name in judge.COCO_FIGURES))
 
   def judged(
     self, found: list[dict[str, Any]], examples: dict[str, np.ndarray], source: Any
@@ -166,7 +168,7 @@ class Instances(objects.ObjectTask):
         f"config.data.source: {source.name} has objects without masks, which this task is judged "
         "by; a COCO folder has them with --config.data.options.masks=True."
       )
-    figures, per_class = judge.average_precision(truth, found)
+    figures, per_class = super().judged(found, examples, source)
     of_masks, _ = judge.average_precision(truth, found, masks=True)
     return {**figures, **{MASK_FIGURES + k: v for k, v in of_masks.items()}}, per_class
 

@@ -1,24 +1,32 @@
 """What tasks that find objects in scenes share: the figures of what they found."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
+from effnets import evaluation
 from effnets.tasks import scenes
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectTask(scenes.SceneTask):
   """A task whose `predict` gives `boxes` (b, k, 4), `scores` and `classes` (b, k), -1: padding.
 
   Boxes are y0 x0 y1 x1 in pixels of the file's picture.
+
+  voc: a rule of `evaluation.voc` by which `voc_map` is found too; "" for none. The others: see
+  `scenes.SceneTask`.
   """
+
+  voc: str = ""
 
   @property
   def figures(self) -> tuple[str, ...]:
-    """Names of the figures that `evaluate` returns: COCO's twelve."""
+    """Names of the figures that `evaluate` returns: COCO's twelve, and `voc_map` if asked for."""
     from effnets.evaluation import detection as judge
 
-    return judge.COCO_FIGURES
+    return (*judge.COCO_FIGURES, *["voc_map"] * bool(self.voc))
 
   def evaluate(
     self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray], source: Any
@@ -32,7 +40,11 @@ class ObjectTask(scenes.SceneTask):
     """Returns COCO's figures and each class's AP of what `results` gave."""
     from effnets.evaluation import detection as judge  # brings the official tool
 
-    return judge.average_precision(source.truth(examples["index"].tolist()), found)
+    truth = source.truth(examples["index"].tolist())
+    figures, per_class = judge.average_precision(truth, found)
+    if self.voc:
+      figures["voc_map"] = evaluation.voc.average_precision(truth, found, rule=self.voc)[0]
+    return figures, per_class
 
   def results(
     self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray], source: Any

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
-from effnets import augment, errors, models, ops, parallel
+from effnets import augment, errors, evaluation, models, ops, parallel
 from effnets.ops import nms
 from effnets.tasks import (
   adversarial,
@@ -249,10 +249,10 @@ def _detection(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
 ) -> detection.Detection:
   recipe = _fields(detection.Recipe, config.task.to_dict(), "config.task", but=("name",))
-  rule, candidates = _suppression(config)
+  kept, candidates = _suppression(config)
   shared = _scene_task(config, placement, num_classes, step_batch, slots=recipe.background)
   return detection.Detection(
-    **shared, recipe=recipe, rule=rule, candidates=candidates, policy=box_policy(config)
+    **shared, **kept, recipe=recipe, candidates=candidates, policy=box_policy(config)
   )
 
 
@@ -260,7 +260,7 @@ def _instances(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
 ) -> instances.Instances:
   recipe = _fields(regions.Recipe, config.task.to_dict(), "config.task", but=("name",))
-  rule, candidates = _suppression(config)
+  kept, candidates = _suppression(config)
   if candidates:
     raise errors.UserError(
       f"config.detections.candidates={candidates}: config.task.name='instances' takes all of its "
@@ -277,11 +277,14 @@ def _instances(
       "config.data.scenes.mask_size=0: config.task.name='instances' is taught masks; usual: 112."
     )
   shared = _scene_task(config, placement, num_classes, step_batch, slots=1)
-  return instances.Instances(**shared, recipe=recipe, rule=rule)
+  return instances.Instances(**shared, **kept, recipe=recipe)
 
 
-def _suppression(config: Any) -> tuple[nms.Rule, int]:
-  """Returns the rule of `config.detections`, and how many candidates meet. Raises: UserError."""
+def _suppression(config: Any) -> tuple[dict[str, Any], int]:
+  """Returns fields of a task from `config.detections`, and how many candidates meet.
+
+  Raises: UserError.
+  """
   if "detections" not in config:
     raise errors.UserError(
       f"config.detections is missing, which config.task.name={config.task.name!r} needs; start "
@@ -294,8 +297,12 @@ def _suppression(config: Any) -> tuple[nms.Rule, int]:
     raise errors.UserError(
       f"config.detections.candidates={candidates!r} should be a whole number, 0 for all."
     )
+  voc = kept.pop("voc", "")
+  if voc and voc not in evaluation.voc.RULES:
+    raise errors.unknown("config.detections.voc", voc, "a rule", evaluation.voc.RULES)
   with errors.context("config.detections"):
-    return _fields(nms.Rule, kept, "config.detections"), candidates
+    rule = _fields(nms.Rule, kept, "config.detections")
+  return {"rule": rule, "voc": voc}, candidates
 
 
 def _segmentation(
