@@ -343,7 +343,16 @@ def segmenter(config: ml_collections.ConfigDict, name: str) -> None:
   """Sets the registered segmentation network `name` and what a task on it takes."""
   scene_model(config, name)
   config.model.dropout_rate = models.entry(name).dropout_rate
-  config.task = ml_collections.ConfigDict({"name": "segmentation", "label_smoothing": 0.0})
+  config.task = ml_collections.ConfigDict(
+    {
+      "name": "segmentation",
+      "label_smoothing": 0.0,
+      "hard_share": 1.0,  # of the pixels, those with the largest losses
+      "hard_steps": 0,
+      "scales": (1.0,),  # of evaluation
+      "mirror": False,
+    }
+  )
   config.augment = ml_collections.ConfigDict()
   config.checkpoint.best_metric = "miou"
 
@@ -382,6 +391,7 @@ def digit_scenes_masks(config: ml_collections.ConfigDict, name: str, *, steps: i
   instances(config, name)
   _small_scenes(config, steps)
   config.data.scenes.mask_size = 56
+  config.batch_size = 16
   config.task.update({"proposal_samples": 64, "candidates": 200, "tested_candidates": 100})
   config.task.update({"proposals": 64, "samples": 32, "share": 0.5})
   config.detections.most = 20

@@ -309,10 +309,24 @@ def _segmentation(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
 ) -> segmentation.Segmentation:
   shared = _scene_task(config, placement, num_classes, step_batch)
-  smoothing = config.task.get("label_smoothing", 0.0)
-  if not 0 <= smoothing < 1:
-    raise errors.UserError(f"config.task.label_smoothing={smoothing} is outside [0, 1).")
-  return segmentation.Segmentation(**shared, label_smoothing=smoothing)
+  given = {name: value for name, value in config.task.to_dict().items() if name != "name"}
+  known = ("label_smoothing", "hard_share", "hard_steps", "scales", "mirror")
+  for name in given:
+    if name not in known:
+      raise errors.unknown("config.task", name, "a setting", known)
+  made = segmentation.Segmentation(**shared, **given)
+  key, steps, scales = "config.task", made.hard_steps, made.scales
+  if not 0 <= made.label_smoothing < 1:
+    raise errors.UserError(f"{key}.label_smoothing={made.label_smoothing} is outside [0, 1).")
+  if not 0 < made.hard_share <= 1:
+    raise errors.UserError(f"{key}.hard_share={made.hard_share} is outside (0, 1]; 1 takes all.")
+  if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+    raise errors.UserError(f"{key}.hard_steps={steps!r} should be a whole number, 0 for none.")
+  if not isinstance(scales, tuple) or not scales or not all(0 < s <= 4 for s in scales):
+    raise errors.UserError(
+      f"{key}.scales={scales!r} should be numbers in (0, 4], such as (0.75, 1.0, 1.25)."
+    )
+  return made
 
 
 def _scene_task(
