@@ -67,6 +67,7 @@ def detector(config: ml_collections.ConfigDict, name: str) -> None:
       "most": 100,
       "candidates": 5000,  # pairs of anchor and class; 0 takes all
       "shown": 0.4,  # least score of what is drawn
+      "voc": "",  # a rule of `evaluation.voc`, whose figure is added
     }
   )
   config.augment = ml_collections.ConfigDict(
@@ -162,6 +163,7 @@ def instances(config: ml_collections.ConfigDict, name: str) -> None:
       "threshold": 0.05,
       "most": 100,
       "shown": 0.5,  # least score of what is drawn
+      "voc": "",
     }
   )
   config.augment = ml_collections.ConfigDict()
