@@ -343,7 +343,7 @@ def _objects(example, how: _Sized, window: _Window, least: float) -> dict[str, n
     found["crowds"][: len(regions)] = regions
   if how.mask_size:
     side = how.mask_size
-    if "masks" not in example:
+    if len(rows) and "masks" not in example:
       raise errors.UserError(
         f"config.data.scenes.mask_size={side}: {example.get('name', 'a picture')} has no masks; a "
         "COCO folder has them with --config.data.options.masks=True."

@@ -176,6 +176,7 @@ def _coco_masks(config: ml_collections.ConfigDict) -> None:
   config.data.source = "coco:coco"
   config.data.split.update({"train": "train", "validation": "val", "test": "val"})
   config.data.options.masks = True
+  config.plan.examples = 118_287  # of a folder that is not here
 
 
 def mask_rcnn_coco(config: ml_collections.ConfigDict, name: str) -> None:

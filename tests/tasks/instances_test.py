@@ -187,6 +187,10 @@ def test_objects_without_masks_are_told_of(ready):
   scene = {k: v for k, v in source.source[0].items() if k != "masks"}
   with pytest.raises(errors.UserError, match="mask_size=28: .* has no masks"):
     tasks.transform(config, training=True)(scene, data.decode.drawing(0, 0))
+  # A picture without objects lacks nothing; padding of a batch is one.
+  blank = {"image": scene["image"], "label": np.int32(-1)}
+  found = tasks.transform(config, training=True)(blank, data.decode.drawing(0, 0))
+  assert found["masks"].shape == (8, 28, 28) and not found["masks"].any()
 
 
 def test_predictions(ready):
