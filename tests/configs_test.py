@@ -402,7 +402,7 @@ def test_mistakes_in_arguments(config, message):
   [
     *("efficientnet.py", "mixnet.py", "mnasnet.py", "mobilenetv3.py", "noisy_student.py"),
     *("efficientdet.py", "mnasfpn.py", "randaugment.py", "spinenet.py"),
-    *("mobilenetv3.py:digit_scenes", "mobilenetv3.py:digit_scenes_seg"),
+    *("mobilenetv3.py:digit_scenes", "mobilenetv3.py:digit_scenes_seg", "spinenet.py:mask_rcnn"),
   ],
 )
 def test_embedded_configs_are_ready_to_train(name):

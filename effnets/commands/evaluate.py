@@ -38,7 +38,7 @@ def evaluate(config: Any, workdir: str) -> None:
     transform = training.inputs.evaluation_transform(settings, source)
     outputs, examples = predictor.all(trained.variables, source, transform)
     found = outputs, examples, source
-    if isinstance(task, tasks.Detection):
+    if isinstance(task, tasks.ObjectTask):
       split = settings.data.split[part]
       figures[part], more[part] = _detections(task, found, workdir, split)
     else:
@@ -52,7 +52,7 @@ def evaluate(config: Any, workdir: str) -> None:
 
 
 def _detections(
-  task: tasks.Detection, found: tuple[Any, ...], workdir: str, split: str
+  task: tasks.ObjectTask, found: tuple[Any, ...], workdir: str, split: str
 ) -> tuple[dict[str, float], dict[str, float]]:
   """Writes COCO's result file `detections_SPLIT.json`; returns the figures and each class's AP."""
   from effnets.evaluation import detection

@@ -28,11 +28,15 @@ def draw(
   *,
   names: Sequence[str],
   least: float,
+  masks: UInt8[np.ndarray, "k s s"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
   """Returns the picture with a box and a name for each detection with a score of `least` or more.
 
-  boxes: y0 x0 y1 x1 in pixels of the picture. classes: -1 where there is none. The best is on top.
+  boxes: y0 x0 y1 x1 in pixels of the picture. classes: -1 where there is none. masks: probabilities
+  over each box, 255 for 1; objects are half covered by their colour. The best is on top.
   """
+  if masks is not None:
+    picture = _covered(picture, boxes, masks, classes, (classes >= 0) & (scores >= least), scores)
   image = Image.fromarray(np.ascontiguousarray(picture))
   pen = ImageDraw.Draw(image)
   line = max(1, round(min(picture.shape[:2]) / 200))
@@ -50,6 +54,21 @@ def draw(
     pen.rectangle((*place, place[0] + right - left + 4, place[1] + bottom - top + 4), fill=colour)
     pen.text((place[0] + 2 - left, place[1] + 2 - top), text, font=font, fill=(0, 0, 0))
   return np.asarray(image)
+
+
+def _covered(picture, boxes, masks, classes, shown, scores) -> UInt8[np.ndarray, "h w 3"]:
+  from pycocotools import mask as rle_lib
+
+  from effnets.evaluation import detection
+
+  height, width = picture.shape[:2]
+  found = detection.pasted(masks / np.float32(255), boxes, shown, height=height, width=width)
+  picture = picture.copy()
+  for i in np.argsort(scores, kind="stable"):
+    if found[i] is not None:
+      inside = rle_lib.decode(found[i]) > 0
+      picture[inside] = (picture[inside] + np.array(_colour(int(classes[i])))) // 2
+  return picture
 
 
 def folder(workdir: str) -> pathlib.Path:
@@ -108,11 +127,17 @@ def sheet(
   for outputs, examples in predictor.batches(trained.variables, part, transform):
     for row, index in enumerate(examples["index"].tolist()):
       picture, ratio = enlarged(part[index]["image"])
-      found = {name: outputs[name][row] for name in ("boxes", "scores", "classes")}
+      found = of_picture(outputs, row)
       found["boxes"] = found["boxes"] * ratio
       drawn = draw(picture, **found, names=names, least=least)
       tiles[index, : drawn.shape[0], : drawn.shape[1]] = drawn
   return tiles.reshape(rows, columns, _SIDE, _SIDE, 3)
+
+
+def of_picture(outputs: dict[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+  """Returns what a detector's outputs say of one picture, as `draw` takes it."""
+  names = ("boxes", "scores", "classes", "masks")
+  return {name: outputs[name][row] for name in names if name in outputs}
 
 
 def _segmented(trained: training.results.Trained, source: Any) -> UInt8[np.ndarray, "r c h w 3"]:

@@ -42,7 +42,7 @@ def predict(config: Any, workdir: str) -> None:
   """
   pictures = _pictures(config)
   trained = models.open_model(config, workdir)
-  if isinstance(trained.task, tasks.Detection):
+  if isinstance(trained.task, tasks.ObjectTask):
     predict_boxes.predict(config, workdir, trained, pictures)
     return
   if isinstance(trained.task, tasks.Segmentation):

@@ -24,7 +24,8 @@ def predict(config: Any, workdir: str, trained: training.results.Trained, pictur
   """Writes what is in pictures, or in the frames of a video, and draws it.
 
   `predictions.json` in `workdir` has, for each picture, `picture` and `objects`: `class`, `score`
-  and `box` (y0 x0 y1 x1 in its pixels) of each, best first. The folder `predictions` has the
+  and `box` (y0 x0 y1 x1 in its pixels) of each, best first; where there are masks, `mask` is COCO's
+  RLE. The folder `predictions` has the
   pictures with those that score `config.detections.shown` or more drawn on them; of a video it has
   a video.
   """
@@ -36,9 +37,10 @@ def predict(config: Any, workdir: str, trained: training.results.Trained, pictur
   def frames() -> Iterator[np.ndarray]:
     for path, picture, found in _found(trained, pictures):
       rows = zip(*(found[k].tolist() for k in ("classes", "scores", "boxes")), strict=True)
+      masks = _masks(picture, found)
       objects = [
-        {"class": names[c], "score": round(s, 4), "box": [round(v, 2) for v in box]}
-        for c, s, box in rows
+        {"class": names[c], "score": round(s, 4), "box": [round(v, 2) for v in box], **mask}
+        for (c, s, box), mask in zip(rows, masks, strict=True)
         if c >= 0
       ]
       told.append({"picture": path, "objects": objects})
@@ -66,6 +68,18 @@ def predict(config: Any, workdir: str, trained: training.results.Trained, pictur
   )
 
 
+def _masks(picture: np.ndarray, found: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+  """Returns `mask` of each detection, nothing where there are none."""
+  from effnets.evaluation import detection
+
+  if "masks" not in found:
+    return [{}] * len(found["classes"])
+  height, width = picture.shape[:2]
+  likely, there = found["masks"] / np.float32(255), found["classes"] >= 0
+  pasted = detection.pasted(likely, found["boxes"], there, height=height, width=width)
+  return [{"mask": mask} for mask in pasted]
+
+
 def _found(trained, pictures) -> Iterator[tuple[str, np.ndarray, dict[str, np.ndarray]]]:
   """Yields path, picture and detections of every picture that can be read, in their order."""
   predictor = training.evaluator.create(
@@ -77,5 +91,5 @@ def _found(trained, pictures) -> Iterator[tuple[str, np.ndarray, dict[str, np.nd
   transform = training.inputs.evaluation_transform(trained.config, pictures)
   for outputs, examples in predictor.batches(trained.variables, pictures, transform):
     for row, index in enumerate(examples["index"].tolist()):
-      found = {name: outputs[name][row] for name in ("boxes", "scores", "classes")}
+      found = marked.of_picture(outputs, row)
       yield pictures.paths[index], pictures[index]["image"], found

@@ -33,7 +33,7 @@ def _single(config: Any, workdir: str, console: rich_console.Console) -> None:
   figures = {**result.figures, "seed": config.seed, "steps": result.steps}
   training.results.write(workdir, {**figures, "seconds": round(result.seconds, 1)})
   path = pathlib.Path(workdir)
-  if config.task.name in ("detection", "segmentation"):
+  if config.task.name in ("detection", "instances", "segmentation"):
     marked.example(config, path, result)
   if jax.process_index():
     return

@@ -35,6 +35,7 @@ from absl import logging
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from effnets import errors
 from effnets.data import decode, sources
 
 # ImageNet's mean: nothing, after normalisation.
@@ -342,6 +343,11 @@ def _objects(example, how: _Sized, window: _Window, least: float) -> dict[str, n
     found["crowds"][: len(regions)] = regions
   if how.mask_size:
     side = how.mask_size
+    if len(rows) and "masks" not in example:
+      raise errors.UserError(
+        f"config.data.scenes.mask_size={side}: {example.get('name', 'a picture')} has no masks; a "
+        "COCO folder has them with --config.data.options.masks=True."
+      )
     masks = found["masks"] = np.zeros((how.max_objects, side, side), np.uint8)
     for place, row in enumerate(rows):
       mask = example["masks"][row]

@@ -6,6 +6,7 @@
 from effnets.evaluation import comparison as comparison
 from effnets.evaluation import robustness as robustness
 from effnets.evaluation import timing as timing
+from effnets.evaluation import voc as voc
 from effnets.evaluation.classification import CLASSIFICATION_FIGURES as CLASSIFICATION_FIGURES
 from effnets.evaluation.classification import calibration_error as calibration_error
 from effnets.evaluation.classification import classification as classification

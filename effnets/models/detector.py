@@ -51,7 +51,8 @@ class HeadSpec:
 
   width: channels of a tower. repeats: its convolutions before the prediction. separable, bias,
   activation, start, predict_start: see `heads.Tower`. epsilon, momentum: of its norms; None for
-  the detector's. extras: see `heads.Ssd`. class_start: bias of the class prediction.
+  the detector's. extras: see `heads.Ssd`. class_start: bias of the class prediction. survival: see
+  `heads.Tower`.
   """
 
   kind: str = "towers"
@@ -65,6 +66,7 @@ class HeadSpec:
   class_start: float = heads.PRIOR
   epsilon: float | None = None
   momentum: float | None = None
+  survival: float = 0.0
   extras: tuple[int, ...] = (512, 256, 256, 128)
   lite: bool = True
 
@@ -185,6 +187,7 @@ class Detector(Pyramidal):
       "bias": head.bias,
       "start": head.start,
       "predict_start": head.predict_start,
+      "survival": head.survival,
       "settings": settings,
     }
     if head.kind == "tower":
@@ -212,12 +215,26 @@ class Detector(Pyramidal):
       found = self.body.features(self.backbone, images, self.levels, train=train, keys=keys)
       classes, boxes = self.ssd(found, train)
     else:
-      per_level = [
-        [made for tower in self.towers for made in tower(x, place, train)]
-        for place, x in enumerate(self.features(images, train=train, keys=keys))
-      ]
+      drawn = self._survivals(keys, len(self.towers)) if train else None
+      per_level = []
+      for place, x in enumerate(self.features(images, train=train, keys=keys)):
+        own = [None if drawn is None else drawn[:, place, k] for k in range(len(self.towers))]
+        runs = [t(x, place, train, n) for t, n in zip(self.towers, own, strict=True)]
+        per_level.append([made for run in runs for made in run])
       classes, boxes = map(list, zip(*per_level, strict=True))
     return jax.tree.map(lambda x: x.astype(jnp.float32), (classes, boxes))
+
+  def _survivals(self, keys: _Keys, towers: int) -> Float[Array, "b l t r"] | None:
+    """Returns numbers for each level, tower and repeat, other ones than the body's."""
+    head = self.head
+    if not head.survival or keys is None or "drop_path" not in keys:
+      return None
+    own = jax.vmap(jax.random.fold_in, (0, None))(keys["drop_path"], _HEADS_OWN)
+    return layers.path_noise(own, len(self.levels), (towers, head.repeats))
+
+
+_HEADS_OWN = 0x68656164
+"""Folded into a key, what it draws for heads is nothing that it draws for blocks."""
 
 
 def check(module: Detector) -> Detector:
@@ -241,6 +258,10 @@ def check(module: Detector) -> Detector:
       raise errors.UserError(
         f"config.model.{key}={value!r} should be a whole number of at least 1; nearest: 1."
       )
+  if not 0 <= module.head.survival <= 1:
+    raise errors.UserError(
+      f"config.model.head_survival={module.head.survival} is outside [0, 1]; 0 is off."
+    )
   levels = module.levels
   if list(levels) != list(range(levels[0], levels[0] + len(levels))) or levels[0] < 1:
     raise errors.UserError(f"config.model.levels={levels} should be consecutive, such as (3, 4).")
@@ -293,6 +314,7 @@ def build(
   head_bias: bool = True,
   head_momentum: float = 0.0,
   head_epsilon: float = 0.0,
+  head_survival: float = 0.0,
   padding: str = "SAME",
   plain: bool = False,
   dtype: Any = "float32",
@@ -320,7 +342,8 @@ def build(
       `exact` ratios or `rounded` ones, as of EfficientDet's first weights.
     aspect_first: the order of anchors. activation: of pyramid and head.
     bias, head_bias: convolutions before norms have one; a head's only if both say so.
-    head_momentum, head_epsilon: of the head's norms; 0 for those of the whole.
+    head_momentum, head_epsilon: of the head's norms; 0 for those of the whole. head_survival: of
+      its repeats, see `heads.Tower`; 0 for plain ones.
     The others: see `Detector`.
   Raises: UserError for impossible values.
   """
@@ -377,6 +400,7 @@ def build(
         class_start=heads.PRIOR if head == "towers" else -4.6,
         epsilon=head_epsilon or None,
         momentum=head_momentum or None,
+        survival=head_survival,
       ),
       anchor_grid=ops.anchors.Grid(levels, anchor_scale, octaves, ASPECTS[aspects], aspect_first),
       num_classes=num_classes,

@@ -27,6 +27,8 @@ class Tower(nn.Module):
   levels: numbers of them, for names. predictions: name, channels and first bias of every result.
   separable: whether convolutions are. bias: whether those before norms have one. start: of
   kernels; predict_start: of a dense prediction's, "" for the same. predict_kernel: its taps.
+  survival: above 0, repeats from the second on are added to what goes into them, in training each
+  example's with this probability.
   """
 
   levels: tuple[int, ...]
@@ -39,6 +41,7 @@ class Tower(nn.Module):
   start: str | float = "fan_in"
   predict_start: str | float = ""
   predict_kernel: int = 3
+  survival: float = 0.0
   settings: layers.Settings = layers.Settings()
 
   def setup(self) -> None:
@@ -67,11 +70,23 @@ class Tower(nn.Module):
     return make(channels, kernel, settings=self.settings, name=name, **fields)
 
   def __call__(
-    self, x: Float[Array, "b h w c"], place: int, train: bool = False
+    self,
+    x: Float[Array, "b h w c"],
+    place: int,
+    train: bool = False,
+    noise: Float[Array, "b r"] | None = None,
   ) -> list[Float[Array, "b h w _k"]]:
-    """Returns every prediction on the level at `place`, in the compute dtype."""
-    for convolve, norms in zip(self.convolutions, self.norms, strict=True):
-      x = norms[place](convolve(x), train)
+    """Returns every prediction on the level at `place`, in the compute dtype.
+
+    noise: in [0, 1), of each repeat's survival; None: all survive, unscaled.
+    """
+    for index, (convolve, norms) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+      y = norms[place](convolve(x), train)
+      if self.survival and index:
+        if noise is not None:
+          y = layers.stochastic_depth(y, noise[:, index], 1 - self.survival)
+        y += x
+      x = y
     return [predict(x) for predict in self.predictors]
 
 

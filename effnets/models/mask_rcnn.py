@@ -28,10 +28,10 @@ _Levels = Sequence[Float[Array, "b _h _w _c"]]
 
 Regions = Callable[
   [_Levels, _Levels, _Levels],
-  tuple[Float[Array, "b n 7 7 c"], Float[Array, "b m 14 14 c"] | None],
+  tuple[Float[Array, "b n 7 7 c"], Float[Array, "b m 14 14 c"] | None, Any],
 ]
-"""From features, scores and box regressions of all levels to the regions' features; without the
-second ones no masks are computed."""
+"""From features, scores and box regressions of all levels to the regions' features (without the
+second ones no masks are computed) and whatever the caller wants to know of them afterwards."""
 
 BOX_CROP, MASK_CROP = 7, 14
 """Height and width of a region's features."""
@@ -201,6 +201,8 @@ class MaskRcnn(detector.Pyramidal):
   ) -> dict[str, Any]:
     """Returns `features`, `scores` and `proposals` of every level; `classes`, `boxes`, `masks`.
 
+    And `regions`: what the caller's function wants to know of them.
+
     Args:
       images: normalised. train: batch moments instead of running ones. keys: of `drop_path`.
       regions: chooses and cuts regions; None takes `self.boxes` and `self.masks` empty ones, which
@@ -216,7 +218,7 @@ class MaskRcnn(detector.Pyramidal):
         for count, side in ((self.boxes, BOX_CROP), (self.masks, MASK_CROP))
       )
     else:
-      box_regions, mask_regions = regions(features, scores, proposals)
+      box_regions, mask_regions, found["regions"] = regions(features, scores, proposals)
     found["classes"], found["boxes"] = self.classify(box_regions, train=train)
     if mask_regions is not None:
       found["masks"] = self.mask(mask_regions, train=train)
@@ -302,7 +304,7 @@ def build(
   )
 
 
-_add = functools.partial(detector.add, construct=build, num_classes=91)
+_add = functools.partial(detector.add, construct=build, num_classes=91, task="instances")
 
 for _depth, _params, _madds, _printed in (
   (50, 46_367_089, 378.903e9, (None, None, None)),
@@ -342,4 +344,35 @@ for _size, _pixels, _params, _madds, _ap, _own in (
     madds=_madds,
     paper_ap=_ap,
     **{"min_level": 3, "max_level": 7, "anchor_scale": 3.0, **_own},
+  )
+for _name, _body, _params, _madds, _own in (
+  (
+    "fpn_tiny",
+    "efficientnet_tiny",
+    243_049,
+    137.01e6,
+    {"width": 32, "min_level": 2, "max_level": 5},
+  ),
+  (
+    "spinenet_tiny",
+    "spinenet_tiny",
+    339_577,
+    125.26e6,
+    {"pyramid": "none", "min_level": 3, "max_level": 6},
+  ),
+):
+  _add(
+    f"mask_rcnn_{_name}",
+    backbone=_body,
+    image_size=128,
+    num_classes=11,
+    params=_params,
+    madds=_madds,
+    anchor_scale=3.0,
+    region_repeats=1,
+    dense=(64,),
+    region_width=32,
+    boxes=64,
+    masks=16,
+    **_own,
   )

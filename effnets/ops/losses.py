@@ -6,7 +6,7 @@ the smooth L1 loss.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def focal(
@@ -54,3 +54,22 @@ def huber(error: Float[Array, "*n"], delta: float) -> Float[Array, "*n"]:
   # Both branches are finite everywhere, so neither gives NaN gradients.
   near = jnp.minimum(size, delta)
   return 0.5 * near**2 + delta * (size - near)
+
+
+def hardest(
+  costs: Float[Array, "b n"], counted: Bool[Array, "b n"], share: float | Float[Array, ""]
+) -> Bool[Array, "b n"]:
+  """Returns which of the counted elements of each row have the largest costs: `share` of them.
+
+  Rounded to whole elements, at least one where any counts; equals of the last one are taken too.
+
+  >>> costs = jnp.array([[3.0, 1.0, 9.0, 2.0]])
+  >>> hardest(costs, jnp.array([[True, True, False, True]]), 0.67).tolist()
+  [[True, False, False, True]]
+
+  Source: bootstrapping of DeepLab's code, there over the pixels of a device's whole batch.
+  """
+  ranked = jnp.sort(jnp.where(counted, costs, -jnp.inf), -1, descending=True)
+  count = jnp.sum(counted, -1, keepdims=True)
+  last = jnp.clip(jnp.round(share * count).astype(jnp.int32), 1, jnp.maximum(count, 1)) - 1
+  return counted & (costs >= jnp.take_along_axis(ranked, last, -1))

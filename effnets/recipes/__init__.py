@@ -12,8 +12,12 @@ from effnets.recipes.detection import cityscapes as cityscapes
 from effnets.recipes.detection import coco as coco
 from effnets.recipes.detection import detector as detector
 from effnets.recipes.detection import digit_scenes as digit_scenes
+from effnets.recipes.detection import digit_scenes_masks as digit_scenes_masks
 from effnets.recipes.detection import digit_scenes_seg as digit_scenes_seg
 from effnets.recipes.detection import efficientdet_coco as efficientdet_coco
+from effnets.recipes.detection import instances as instances
+from effnets.recipes.detection import mask_rcnn_coco as mask_rcnn_coco
+from effnets.recipes.detection import mask_rcnn_spinenet_coco as mask_rcnn_spinenet_coco
 from effnets.recipes.detection import mnasfpn_coco as mnasfpn_coco
 from effnets.recipes.detection import retinanet_coco as retinanet_coco
 from effnets.recipes.detection import scene_model as scene_model

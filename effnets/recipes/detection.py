@@ -67,6 +67,7 @@ def detector(config: ml_collections.ConfigDict, name: str) -> None:
       "most": 100,
       "candidates": 5000,  # pairs of anchor and class; 0 takes all
       "shown": 0.4,  # least score of what is drawn
+      "voc": "",  # a rule of `evaluation.voc`, whose figure is added
     }
   )
   config.augment = ml_collections.ConfigDict(
@@ -122,6 +123,107 @@ def efficientdet_coco(config: ml_collections.ConfigDict, name: str) -> None:
   config.schedule.update({"name": "cosine", "warmup_epochs": 1.0, "warmup_start": 0.05})
   config.schedule.update({"decay_epochs": config.train.epochs - 1, "clamp": False})
   config.ema.decay = 0.9998
+
+
+def instances(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets the registered Mask R-CNN `name`, its image size, and what a task on it takes.
+
+  Source: the sheet of detection, sections 2.4 and 3.1: the numbers of the TPU code.
+  """
+  scene_model(config, name)
+  # Side of an object's mask over its box, from which targets of regions are cut.
+  config.data.scenes.mask_size = 112
+  config.task = ml_collections.ConfigDict(
+    {
+      "name": "instances",
+      "proposal_positive": 0.7,
+      "proposal_negative": 0.3,
+      "proposal_samples": 256,
+      "proposal_share": 0.5,
+      "proposal_delta": 1 / 9,
+      "candidates": 2000,
+      "tested_candidates": 1000,
+      "proposal_overlap": 0.7,
+      "proposals": 1000,
+      "smallest": 0.0,
+      "positive": 0.5,
+      "samples": 512,
+      "share": 0.25,
+      "with_truth": True,
+      "scales": (10.0, 10.0, 5.0, 5.0),
+      "offset": 1.0,
+      "delta": 1.0,
+    }
+  )
+  config.detections = ml_collections.ConfigDict(
+    {
+      "kind": "hard",
+      "overlap": 0.5,
+      "sigma": 0.5,
+      "threshold": 0.05,
+      "most": 100,
+      "shown": 0.5,  # least score of what is drawn
+      "voc": "",
+    }
+  )
+  config.augment = ml_collections.ConfigDict()
+  config.checkpoint.best_metric = "mask_ap"
+
+
+def _coco_masks(config: ml_collections.ConfigDict) -> None:
+  coco(config)
+  # TensorFlow Datasets has no masks.
+  config.data.source = "coco:coco"
+  config.data.split.update({"train": "train", "validation": "val", "test": "val"})
+  config.data.options.masks = True
+  config.plan.examples = 118_287  # of a folder that is not here
+
+
+def mask_rcnn_coco(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets the TPU code's recipe of Mask R-CNN on a ResNet: 22,500 steps of 64, no scale jitter.
+
+  The folder of COCO is `--config.data.source=coco:PATH`.
+  Source: the official settings; from ImageNet's weights there, `--config.weights=` here.
+  """
+  instances(config, name)
+  _coco_masks(config)
+  config.data.scenes.jitter = (1.0, 1.0)
+  config.model.dtype = "bfloat16"
+  config.batch_size = config.eval_batch_size = 64
+  config.batch_norm.group = "global"
+  config.model.update({"momentum": 0.997, "epsilon": 1e-4})
+  config.train.steps = 22_500
+  config.optimizer.update({"name": "sgd", "learning_rate": 0.08, "momentum": 0.9})
+  config.optimizer.update({"nesterov": False, "weight_decay": 1e-4})
+  config.optimizer.undecayed = ("bias$",)
+  config.schedule.update({"name": "step", "warmup_steps": 500, "warmup_start": 0.0067 / 0.08})
+  config.schedule.boundaries_steps = (15_000, 20_000)
+
+
+def mask_rcnn_spinenet_coco(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets SpineNet's protocol B of Mask R-CNN on COCO, from scratch; 190's own is longer.
+
+  The folder of COCO is `--config.data.source=coco:PATH`.
+  Source: Du et al. 2020 (arXiv 1912.05027), section 5.1, and the official settings.
+  """
+  instances(config, name)
+  _coco_masks(config)
+  largest = name.endswith("_190")
+  config.data.scenes.jitter = (0.1, 2.0) if largest else (0.5, 2.0)
+  config.model.dtype = "bfloat16"
+  if largest:
+    config.model.update({"activation": "swish", "backbone_activation": "swish"})
+    config.model.drop_path_rate = 0.2
+  config.batch_size = config.eval_batch_size = 256
+  config.batch_norm.group = "global"
+  config.train.steps = 187_600 if largest else 350 * _SPINENET_EPOCH
+  config.optimizer.update(
+    {"name": "sgd", "learning_rate": 0.28, "learning_rate_per_examples": 256, "momentum": 0.9}
+  )
+  config.optimizer.update({"nesterov": False, "weight_decay": 4e-5})
+  config.optimizer.undecayed = ("bias$",)
+  config.schedule.update({"name": "step", "warmup_steps": 2000, "warmup_start": 0.0067 / 0.28})
+  config.schedule.boundaries_steps = (173_530, 182_910) if largest else (148_160, 157_420)
 
 
 def spinenet_coco(config: ml_collections.ConfigDict, name: str, protocol: str) -> None:
@@ -244,7 +346,16 @@ def segmenter(config: ml_collections.ConfigDict, name: str) -> None:
   """Sets the registered segmentation network `name` and what a task on it takes."""
   scene_model(config, name)
   config.model.dropout_rate = models.entry(name).dropout_rate
-  config.task = ml_collections.ConfigDict({"name": "segmentation", "label_smoothing": 0.0})
+  config.task = ml_collections.ConfigDict(
+    {
+      "name": "segmentation",
+      "label_smoothing": 0.0,
+      "hard_share": 1.0,  # of the pixels, those with the largest losses
+      "hard_steps": 0,
+      "scales": (1.0,),  # of evaluation
+      "mirror": False,
+    }
+  )
   config.augment = ml_collections.ConfigDict()
   config.checkpoint.best_metric = "miou"
 
@@ -276,6 +387,17 @@ def digit_scenes(config: ml_collections.ConfigDict, name: str, *, steps: int) ->
   detector(config, name)
   _small_scenes(config, steps)
   config.detections.update({"candidates": 1000, "most": 20, "shown": 0.3})
+
+
+def digit_scenes_masks(config: ml_collections.ConfigDict, name: str, *, steps: int) -> None:
+  """Sets the masks of the embedded scenes' digits, for the Mask R-CNN `name`."""
+  instances(config, name)
+  _small_scenes(config, steps)
+  config.data.scenes.mask_size = 56
+  config.batch_size = 16
+  config.task.update({"proposal_samples": 64, "candidates": 200, "tested_candidates": 100})
+  config.task.update({"proposals": 64, "samples": 32, "share": 0.5})
+  config.detections.most = 20
 
 
 def digit_scenes_seg(config: ml_collections.ConfigDict, name: str, *, steps: int) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from effnets import errors
 from effnets.ops import boxes as boxes_lib
 from effnets.ops import losses, matching, nms
-from effnets.tasks import base, scenes
+from effnets.tasks import base, objects, scenes
 
 CLASS_LOSSES = ("focal", "hard_negatives")
 NORMALIZERS = ("plus_one", "at_least_one")
@@ -144,7 +144,7 @@ def box_costs(codes: Float[Array, "b a 4"], wanted: Targets, recipe: Recipe) -> 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Detection(scenes.SceneTask):
+class Detection(objects.ObjectTask):
   """Detection over `b h w 3` uint8 images with at most m objects.
 
   A batch has `image`; `boxes` (b, m, 4), y0 x0 y1 x1 in its pixels; `classes` (b, m), -1 where
@@ -245,41 +245,6 @@ class Detection(scenes.SceneTask):
     scores = jax.nn.sigmoid(logits[..., int(self.recipe.background) :].astype(jnp.float32))
     boxes = boxes_lib.decode(codes, self.anchors, scales=self.recipe.scales)
     return nms.per_class(boxes, scores, rule=self.rule, candidates=self.candidates)
-
-  @property
-  def figures(self) -> tuple[str, ...]:
-    """Names of the figures that `evaluate` returns: COCO's twelve."""
-    from effnets.evaluation import detection as judge
-
-    return judge.COCO_FIGURES
-
-  def evaluate(
-    self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray], source: Any
-  ) -> dict[str, float]:
-    """Returns COCO's figures of boxes, by what `source` knows of its pictures."""
-    return self.judged(self.results(outputs, examples, source), examples, source)[0]
-
-  def judged(
-    self, found: list[dict[str, Any]], examples: dict[str, np.ndarray], source: Any
-  ) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns COCO's figures and each class's AP of what `results` gave."""
-    from effnets.evaluation import detection as judge  # brings the official tool
-
-    return judge.average_precision(source.truth(examples["index"].tolist()), found)
-
-  def results(
-    self, outputs: dict[str, np.ndarray], examples: dict[str, np.ndarray], source: Any
-  ) -> list[dict[str, Any]]:
-    """Returns outputs of `predict` as COCO's result file has them."""
-    from effnets.evaluation import detection as judge
-
-    return judge.results(
-      outputs["boxes"],
-      outputs["scores"],
-      outputs["classes"],
-      image_ids=[source.image_ids[i] for i in examples["index"].tolist()],
-      category_ids=source.category_ids,
-    )
 
 
 def flat(levels: list[Float[Array, "b h w _c"]], channels: int) -> Float[Array, "b a c"]:

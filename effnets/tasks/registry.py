@@ -7,14 +7,16 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
-from effnets import augment, errors, models, ops, parallel
+from effnets import augment, errors, evaluation, models, ops, parallel
 from effnets.ops import nms
 from effnets.tasks import (
   adversarial,
   base,
   classification,
   detection,
+  instances,
   learned_operations,
+  regions,
   scenes,
   segmentation,
 )
@@ -247,10 +249,46 @@ def _detection(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
 ) -> detection.Detection:
   recipe = _fields(detection.Recipe, config.task.to_dict(), "config.task", but=("name",))
+  kept, candidates = _suppression(config)
+  shared = _scene_task(config, placement, num_classes, step_batch, slots=recipe.background)
+  return detection.Detection(
+    **shared, **kept, recipe=recipe, candidates=candidates, policy=box_policy(config)
+  )
+
+
+def _instances(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> instances.Instances:
+  recipe = _fields(regions.Recipe, config.task.to_dict(), "config.task", but=("name",))
+  kept, candidates = _suppression(config)
+  if candidates:
+    raise errors.UserError(
+      f"config.detections.candidates={candidates}: config.task.name='instances' takes all of its "
+      "regions; set it to 0."
+    )
+  if box_policy(config) is not None:
+    raise errors.UserError(
+      "config.augment: policies move boxes and no masks, which config.task.name='instances' is "
+      "taught; set config.augment.randaugment.layers to 0 and config.augment.autoaugment.policy to "
+      "''."
+    )
+  if not scenes.settings(config)["mask_size"]:
+    raise errors.UserError(
+      "config.data.scenes.mask_size=0: config.task.name='instances' is taught masks; usual: 112."
+    )
+  shared = _scene_task(config, placement, num_classes, step_batch, slots=1)
+  return instances.Instances(**shared, **kept, recipe=recipe)
+
+
+def _suppression(config: Any) -> tuple[dict[str, Any], int]:
+  """Returns fields of a task from `config.detections`, and how many candidates meet.
+
+  Raises: UserError.
+  """
   if "detections" not in config:
     raise errors.UserError(
-      "config.detections is missing, which config.task.name='detection' needs; start from "
-      "configs/efficientdet.py."
+      f"config.detections is missing, which config.task.name={config.task.name!r} needs; start "
+      "from configs/efficientdet.py."
     )
   kept = config.detections.to_dict()
   candidates = kept.pop("candidates", 0)
@@ -259,22 +297,36 @@ def _detection(
     raise errors.UserError(
       f"config.detections.candidates={candidates!r} should be a whole number, 0 for all."
     )
+  voc = kept.pop("voc", "")
+  if voc and voc not in evaluation.voc.RULES:
+    raise errors.unknown("config.detections.voc", voc, "a rule", evaluation.voc.RULES)
   with errors.context("config.detections"):
     rule = _fields(nms.Rule, kept, "config.detections")
-  shared = _scene_task(config, placement, num_classes, step_batch, slots=recipe.background)
-  return detection.Detection(
-    **shared, recipe=recipe, rule=rule, candidates=candidates, policy=box_policy(config)
-  )
+  return {"rule": rule, "voc": voc}, candidates
 
 
 def _segmentation(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
 ) -> segmentation.Segmentation:
   shared = _scene_task(config, placement, num_classes, step_batch)
-  smoothing = config.task.get("label_smoothing", 0.0)
-  if not 0 <= smoothing < 1:
-    raise errors.UserError(f"config.task.label_smoothing={smoothing} is outside [0, 1).")
-  return segmentation.Segmentation(**shared, label_smoothing=smoothing)
+  given = {name: value for name, value in config.task.to_dict().items() if name != "name"}
+  known = ("label_smoothing", "hard_share", "hard_steps", "scales", "mirror")
+  for name in given:
+    if name not in known:
+      raise errors.unknown("config.task", name, "a setting", known)
+  made = segmentation.Segmentation(**shared, **given)
+  key, steps, scales = "config.task", made.hard_steps, made.scales
+  if not 0 <= made.label_smoothing < 1:
+    raise errors.UserError(f"{key}.label_smoothing={made.label_smoothing} is outside [0, 1).")
+  if not 0 < made.hard_share <= 1:
+    raise errors.UserError(f"{key}.hard_share={made.hard_share} is outside (0, 1]; 1 takes all.")
+  if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+    raise errors.UserError(f"{key}.hard_steps={steps!r} should be a whole number, 0 for none.")
+  if not isinstance(scales, tuple) or not scales or not all(0 < s <= 4 for s in scales):
+    raise errors.UserError(
+      f"{key}.scales={scales!r} should be numbers in (0, 4], such as (0.75, 1.0, 1.25)."
+    )
+  return made
 
 
 def _scene_task(
@@ -340,12 +392,14 @@ def transform(config: Any, *, training: bool) -> Any:
 # Tasks whose pictures keep their boxes, and what they read of them.
 _SCENES = {
   "detection": {"objects": True, "semantic": False},
+  "instances": {"objects": True, "semantic": False},
   "segmentation": {"objects": False, "semantic": True},
 }
 
 _TASKS = {
   "classification": _classification,
   "detection": _detection,
+  "instances": _instances,
   "segmentation": _segmentation,
   "advprop": _advprop,
   "learned_operations": _learned_operations,

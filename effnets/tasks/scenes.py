@@ -77,19 +77,23 @@ class SceneTask:
     variables: base.Variables,
     images: Float[Array, "b h w 3"],
     noise: dict[str, Key[Array, "b"]],
+    **more: Any,
   ) -> tuple[Any, dict[str, Any]]:
-    """Returns the module's outputs and its state after this batch."""
+    """Returns the module's outputs and its state after this batch. more: arguments of its own."""
     outputs, model_state = self.module.apply(
       variables,
       images,
       train=True,
       keys=noise,
+      **more,
       mutable=[name for name in variables if name != "params"],
     )
     return outputs, dict(model_state)
 
 
-def total(placement: parallel.Placement, value: Float[Array, ""]) -> tuple[Float[Array, ""], int]:
+def total(
+  placement: parallel.Placement, value: Float[Array, "*n"]
+) -> tuple[Float[Array, "*n"], int]:
   """Returns the sum of `value` over all parts of the batch, and how many parts compute it.
 
   For losses that are divided by what the whole batch has of something: the step takes the mean over
@@ -174,7 +178,8 @@ def transform(config: Any, *, training: bool, objects: bool, semantic: bool) -> 
   shared = {
     "size": image_size(config),
     "max_objects": given["max_objects"],
-    "mask_size": given["mask_size"],
+    # Masks are targets; the truth of evaluation is the source's.
+    "mask_size": given["mask_size"] if training else 0,
     "objects": objects,
     "semantic": semantic,
     "keep_aspect": given["keep_aspect"],

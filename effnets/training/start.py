@@ -11,8 +11,14 @@ from effnets import errors, models, parallel, tasks, weights, workdirs
 from effnets.training import results
 
 _HEAD = ("params", "classifier")
-# Of detectors: of towers; of one tower for both, and of SSD.
-_DETECTOR_HEADS = (("params", "class_head", "predict"), ("params", "head"))
+# Of detectors: of towers; of one tower for both, and of SSD; of Mask R-CNN.
+_DETECTOR_HEADS = (
+  ("params", "class_head", "predict"),
+  ("params", "head"),
+  ("params", "box_head", "predict_class"),
+  ("params", "box_head", "predict_box"),
+  ("params", "mask_head", "predict"),
+)
 _BODY = "backbone"
 _BESIDE = ("params", tasks.learned_operations.NAME)
 _NAMED = 4  # leaves that a message names before it counts
@@ -123,7 +129,8 @@ def imported(config: Any) -> results.Trained:
     classes = classes[0] if classes else len(workdirs.class_names(choice.source))
   else:
     found = weights.open_choice(config.weights)
-    slots = config.task.get("background", False)  # a logit that belongs to no class
+    # A logit that belongs to no class.
+    slots = config.task.get("background", config.task.name == "instances")
     loaded, classes = found.variables, found.module.num_classes - slots
   task, placement = results.model(config, num_classes=classes)
   whole = fit(loaded, task, config)

@@ -94,7 +94,7 @@ def configure(config: ml_collections.ConfigDict, text: str) -> None:
   if loading.is_detector(choice.name):
     _configure_detector(config, text, detectors.find(choice.name))
     return
-  if config.task.name in ("detection", "segmentation") and not choice.run:
+  if config.task.name in ("detection", "instances", "segmentation") and not choice.run:
     # A classifier's weights, for the body.
     config.weights = text
     return
@@ -115,11 +115,20 @@ def configure(config: ml_collections.ConfigDict, text: str) -> None:
   config.data.update(prepared)
 
 
+# What published networks are called, and a config for each kind.
+_CONFIGS = {
+  "detection": ("detector", "configs/efficientdet.py:d0"),
+  "instances": ("Mask R-CNN", "configs/spinenet.py:mask_rcnn,49"),
+  "segmentation": ("segmenter", "configs/mobilenetv3.py:cityscapes"),
+}
+
+
 def _configure_detector(config: ml_collections.ConfigDict, text: str, found: Any) -> None:
-  if config.task.name != "detection":
+  if config.task.name != found.task:
+    kind, start = _CONFIGS[found.task]
     raise errors.UserError(
-      f"{KEY}={text!r} are a detector's, config.task.name={config.task.name!r}; start from a "
-      "detector's config, such as --config=configs/efficientdet.py:d0."
+      f"{KEY}={text!r} are a {kind}'s, config.task.name={config.task.name!r}; start from a "
+      f"{kind}'s config, such as --config={start}."
     )
   kept = {k: v for k, v in config.model.items() if k in _training(configuration.base())}
   prepared = found.preprocessing(found.create().image_size)
@@ -127,9 +136,11 @@ def _configure_detector(config: ml_collections.ConfigDict, text: str, found: Any
   config.model = ml_collections.ConfigDict(
     {"padding": "SAME", **kept, "name": found.model, **found.settings}
   )
+  if found.task != "segmentation":  # which any size will do for
+    config.data.image_size = prepared.image_size
+    config.data.scenes.keep_aspect = prepared.resize == "pad"
   config.data.update(
     {
-      "image_size": prepared.image_size,
       "mean": prepared.mean,
       "std": prepared.std,
       "interpolation": prepared.interpolation,

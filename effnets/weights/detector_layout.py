@@ -1,10 +1,9 @@
-"""Names and layouts of detectors' tensors: the peer effdet's and the official TensorFlow ones.
+"""Names and layouts of EfficientDet's tensors: the peer effdet's and the official ones.
 
 effdet numbers norms of heads by repeat, then level, or the other way round; an edge's projection by
 the feature's number. TensorFlow has the place among a node's inputs in front of that number, and
-the number of the new feature behind; a level's norm has the level's own number there. SpineNet's
-convolutions, and the norms behind them, are counted within a scope, in the order they were built.
-Source: rwightman/efficientdet-pytorch 0.4; google/automl; tensorflow/tpu (models/official).
+the number of the new feature behind; a level's norm has the level's own number there.
+Source: rwightman/efficientdet-pytorch 0.4; google/automl.
 """
 
 import dataclasses
@@ -12,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from effnets.models import detector, pyramids
-from effnets.models import spinenet as spinenet_models
 from effnets.weights import layout, tensorflow
 from effnets.weights.tensor import Tensor
 
@@ -127,7 +125,8 @@ def effdet(
 # ---- The official checkpoints: TensorFlow's names and layouts ------------------------------------
 
 
-def _tf_vector(name: str, *path: str) -> Iterator[Tensor]:
+def tf_vector(name: str, *path: str) -> Iterator[Tensor]:
+  """Yields the variables of a norm."""
   for theirs, collection, ours in (
     ("gamma", "params", "scale"),
     ("beta", "params", "bias"),
@@ -137,7 +136,8 @@ def _tf_vector(name: str, *path: str) -> Iterator[Tensor]:
     yield Tensor(f"{name}/{theirs}", (collection, *path, ours), "vector")
 
 
-def _tf_convolution(name: str, *path: str) -> Iterator[Tensor]:
+def tf_convolution(name: str, *path: str) -> Iterator[Tensor]:
+  """Yields the variables of a convolution with a bias."""
   yield Tensor(f"{name}/kernel", ("params", *path, "kernel"), "tf_conv")
   yield Tensor(f"{name}/bias", ("params", *path, "bias"), "vector")
 
@@ -157,8 +157,8 @@ def _tf_body(module: detector.Detector, scope: str) -> Iterator[Tensor]:
 
 
 def _tf_resample(name: str, *path: str) -> Iterator[Tensor]:
-  yield from _tf_convolution(f"{name}/conv2d", *path, "conv")
-  yield from _tf_vector(f"{name}/bn", *path, "norm")
+  yield from tf_convolution(f"{name}/conv2d", *path, "conv")
+  yield from tf_vector(f"{name}/bn", *path, "norm")
 
 
 def _tf_pyramid(module: detector.Detector, have: Mapping[tuple[str, ...], Any]) -> Iterator[Tensor]:
@@ -180,7 +180,7 @@ def _tf_pyramid(module: detector.Detector, have: Mapping[tuple[str, ...], Any]) 
           yield from _tf_resample(inner, *path, f"from_{edge}")
       name = f"{name}/op_after_combine{count + index}"
       yield from _tf_separable(f"{name}/conv", *path)
-      yield from _tf_vector(f"{name}/bn", *path, "norm")
+      yield from tf_vector(f"{name}/bn", *path, "norm")
 
 
 def _tf_head(module: detector.Detector, kind: str) -> Iterator[Tensor]:
@@ -188,7 +188,7 @@ def _tf_head(module: detector.Detector, kind: str) -> Iterator[Tensor]:
   for index in range(module.head.repeats):
     yield from _tf_separable(f"{name}-{index}", path, f"conv_{index}")
     for level in module.levels:
-      yield from _tf_vector(f"{name}-{index}-bn-{level}", path, f"norm_{index}_{level}")
+      yield from tf_vector(f"{name}-{index}-bn-{level}", path, f"norm_{index}_{level}")
   yield from _tf_separable(f"{name}-predict", path, "predict")
 
 
@@ -203,54 +203,4 @@ def official(
   found = [*_tf_body(module, scope), *_tf_pyramid(module, have)]
   for kind in ("class", "box"):
     found += _tf_head(module, kind)
-  return tuple(found)
-
-
-# ---- SpineNet with RetinaNet's heads: TensorFlow's names -----------------------------------------
-
-
-def _units(block: str, kind: str, repeats: int, *, projected: bool) -> Iterator[tuple[str, ...]]:
-  """Yields the paths of a block's convolutions in the order they were built."""
-  parts = ("reduce", "spatial", "project") if kind == "bottleneck" else ("spatial", "project")
-  for unit in range(repeats):
-    if projected and unit == 0:
-      yield block, f"unit_{unit}", "shortcut"
-    for part in parts:
-      yield block, f"unit_{unit}", part
-
-
-def _counted(scope: str, paths: Iterator[tuple[str, ...]], first: int = 0) -> Iterator[Tensor]:
-  for index, path in enumerate(paths, first):
-    suffix, where = f"_{index}" if index else "", ("backbone", *path)
-    kernel = ("params", *where, "conv", "kernel")
-    yield Tensor(f"{scope}/conv2d{suffix}/kernel", kernel, "tf_conv")
-    yield from _tf_vector(f"{scope}/batch_normalization{suffix}", *where, "norm")
-
-
-def spinenet(module: detector.Detector) -> tuple[Tensor, ...]:
-  """Returns every tensor of an official RetinaNet on SpineNet."""
-  body = module.body.module
-  outer = [("stem",)]
-  for index in range(spinenet_models.STEM):
-    outer += _units(f"block_{index}", "bottleneck", body.repeats, projected=index == 0)
-  outer += [(f"endpoint_{level}",) for level in body.levels]
-  found = list(_counted("spinenet", iter(outer)))
-  levels = [2] * spinenet_models.STEM + [block.level for block in body.graph]
-  for place, block in enumerate(body.graph):
-    name, path = f"spinenet/sub_policy{place}", f"block_{place + spinenet_models.STEM}"
-    for which, parent in enumerate(block.parents):
-      parts = ["reduce", "expand"]
-      if levels[parent] < block.level:
-        parts.insert(1, "halve")
-      scope = f"{name}/resample_with_alpha_resample_{place}_{which}"
-      found += _counted(scope, ((path, f"from_{parent}_{part}") for part in parts))
-    scope = f"{name}/scale_permuted_block_{place + spinenet_models.STEM}"
-    found += _counted(scope, _units(path, block.kind, body.repeats, projected=False))
-  for kind in ("class", "box"):
-    name, path = f"retinanet/{kind}_net/{kind}", f"{kind}_head"
-    for index in range(module.head.repeats):
-      found += _tf_convolution(f"{name}-{index}", path, f"conv_{index}")
-      for level in module.levels:
-        found += _tf_vector(f"{name}-{index}-{level}", path, f"norm_{index}_{level}")
-    found += _tf_convolution(f"{name}-predict", path, "predict")
   return tuple(found)

@@ -1,11 +1,12 @@
-"""Weight sets of detectors: the peer `effdet`'s, and the official TensorFlow ones.
+"""Weight sets of detectors and segmenters: the peer `effdet`'s, and the official TensorFlow ones.
 
 `tf_` marks Google's own weights: TensorFlow's padding everywhere, biases before norms. Those
 without were trained in PyTorch: symmetric padding and no such biases, except from d4 on, whose
 pyramid and heads are as Google's; their bodies have PyTorch's epsilon, the rest TensorFlow's.
-SpineNet's are RetinaNets of the TPU code; `.c` marks its protocol C.
+SpineNet's are RetinaNets of the TPU code; `.c` marks its protocol C. Those of its Mask R-CNN and of
+ResNet are of the same code; SSDLite's and DeepLab's are called as their archives.
 Source: rwightman/efficientdet-pytorch, model configurations of version 0.4; google/automl;
-tensorflow/tpu, models/official/detection.
+tensorflow/tpu, models/official/detection; tensorflow/models, research/object_detection and deeplab.
 """
 
 import dataclasses
@@ -13,12 +14,20 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 from absl import logging
 
 from effnets import errors, models
 from effnets.models import detector
-from effnets.weights import catalog, convert, detector_layout, tensorflow
+from effnets.weights import (
+  catalog,
+  convert,
+  detector_layout,
+  slim_layout,
+  tensorflow,
+  tpu_layout,
+)
 from effnets.weights.tensor import Tensor
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -29,8 +38,8 @@ _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 class Preprocessing(catalog.Preprocessing):
   """How a picture is prepared for a detector: as large as fits, above and left, the rest filled.
 
-  resize: `pad`. fill: colour of the rest, in [0, 1], red green blue; None for `mean`, which is 0
-  when normalised.
+  resize: `pad`, or `squash` to the whole size. fill: colour of the rest, in [0, 1], red green blue;
+  None for `mean`, which is 0 when normalised.
   """
 
   crop_fraction: float = 1.0
@@ -45,8 +54,9 @@ class WeightSet:
 
   model: our name of it. settings: of `models.create`. moments: mean and deviation of pixels in
   [0, 1]. dark: whether pictures are padded with black instead of their mean. level_first: whether
-  norms of heads are numbered by level, then repeat. scope: of the body in TensorFlow's names; ""
-  for effdet's; `spinenet` for SpineNet.
+  norms of heads are numbered by level, then repeat. layout: whose names: `effdet`, or officially
+  `automl` (EfficientDet), `tpu`, `ssd`, `deeplab`. scope: of automl's body. squash: whether
+  pictures lose their proportions.
   """
 
   name: str
@@ -55,9 +65,21 @@ class WeightSet:
   moments: tuple = _IMAGENET
   dark: bool = False
   level_first: bool = False
+  layout: str = "effdet"
   scope: str = ""
+  squash: bool = False
 
-  def create(self, num_classes: int | None = None, **overrides: Any) -> detector.Detector:
+  @property
+  def official(self) -> bool:
+    """Whether it is a TensorFlow checkpoint of the paper's own."""
+    return self.layout != "effdet"
+
+  @property
+  def task(self) -> str:
+    """Name of the task that the network is for."""
+    return models.entry(self.model).task
+
+  def create(self, num_classes: int | None = None, **overrides: Any) -> nn.Module:
     """Returns the module; overrides: further settings."""
     return models.create(self.model, num_classes, **{**self.settings, **overrides})
 
@@ -65,20 +87,18 @@ class WeightSet:
     """Returns how pictures are prepared for evaluation."""
     mean, std = self.moments
     fill = (0.0, 0.0, 0.0) if self.dark else None
-    return Preprocessing(image_size, mean=mean, std=std, fill=fill)
+    resize = "squash" if self.squash else "pad"
+    return Preprocessing(image_size, mean=mean, std=std, resize=resize, fill=fill)
 
-  def tensors(
-    self, module: detector.Detector, have: Mapping[tuple[str, ...], Any]
-  ) -> tuple[Tensor, ...]:
+  def tensors(self, module: nn.Module, have: Mapping[tuple[str, ...], Any]) -> tuple[Tensor, ...]:
     """Returns every tensor that the source has. Args: have: the module's leaves by path."""
-    if self.scope == _SPINENET:
-      return detector_layout.spinenet(module)
-    if self.scope:
+    if self.layout == "effdet":
+      return detector_layout.effdet(module, have, level_first=self.level_first)
+    if self.layout == "automl":
       return detector_layout.official(module, have, self.scope)
-    return detector_layout.effdet(module, have, level_first=self.level_first)
-
-
-_SPINENET = "spinenet"
+    if self.layout == "tpu":
+      return tpu_layout.tpu(module)
+    return (slim_layout.ssd if self.layout == "ssd" else slim_layout.deeplab)(module, have)
 
 
 def _scope(size: str) -> str:
@@ -96,7 +116,12 @@ _SETS: dict[str, WeightSet] = {}
 
 
 def _add(name: str, model: str, *, settings: Mapping[str, Any], **fields: Any) -> None:
-  _SETS[name] = WeightSet(name, model, {"aspects": "rounded", **settings}, **fields)
+  layout = "automl" if "scope" in fields else "effdet"
+  _SETS[name] = WeightSet(name, model, {"aspects": "rounded", **settings}, layout=layout, **fields)
+
+
+def _official(name: str, model: str, layout: str, **fields: Any) -> None:
+  _SETS[name] = WeightSet(name, model, fields.pop("settings", {}), layout=layout, **fields)
 
 
 _BODY = {"backbone_padding": "SYMMETRIC", "backbone_epsilon": 1e-5, "backbone_momentum": 0.9}
@@ -155,16 +180,28 @@ for _size in ("49s", "49", "96", "143", "190"):
     ("", {}),
     (".c", {"activation": "swish", "backbone_activation": "swish"}),
   ):
-    _add(
-      f"spinenet-{_size}{_protocol}",
-      f"retinanet_spinenet_{_size}",
-      settings={"aspects": "exact", **_own},
-      scope=_SPINENET,
-    )
+    _official(f"spinenet-{_size}{_protocol}", f"retinanet_spinenet_{_size}", "tpu", settings=_own)
+for _depth in (50, 101, 152):
+  _official(f"retinanet-r{_depth}", f"retinanet_r{_depth}", "tpu")
+for _name in ("r50", "r101", "spinenet_49s", "spinenet_49", "spinenet_96", "spinenet_143"):
+  _official(f"mask-rcnn-{_name.replace('_', '-')}", f"mask_rcnn_{_name}", "tpu")
+for _name, _body in (
+  ("ssd_mobilenet_v3_large_coco", "mobilenetv3_large"),
+  ("ssd_mobilenet_v3_small_coco", "mobilenetv3_small"),
+  ("ssdlite_mobilenet_v2_coco", "mobilenetv2"),
+):
+  _official(_name, f"ssdlite_{_body}", "ssd", moments=_HALF, squash=True)
+for _name, _model in (
+  ("deeplab_mnv3_large_cityscapes_trainfine", "lraspp_mobilenetv3_large_os32"),
+  ("deeplab_mnv3_small_cityscapes_trainfine", "lraspp_mobilenetv3_small_os32"),
+  ("deeplabv3_mnv2_cityscapes_train", "raspp_mobilenetv2_full"),
+  ("deeplabv3_mnv2_pascal_train_aug", "raspp_mobilenetv2_full"),
+):
+  _official(_name, _model, "deeplab", moments=_HALF)
 
 
 def list_detectors() -> list[str]:
-  """Returns every name, effdet's and the official ones (with hyphens)."""
+  """Returns every name, effdet's and the official ones, segmenters too."""
   return sorted(_SETS)
 
 
@@ -176,21 +213,37 @@ def find(name: str) -> WeightSet:
   return _SETS[spelled]
 
 
+# What is predicted of classes: a box head's regressions too, where each class has its own.
+_PREDICTIONS = {
+  ("class_head", "predict"),
+  ("box_head", "predict_class"),
+  ("box_head", "predict_box"),
+  ("mask_head", "predict"),
+  ("head", "classify"),
+  ("head", "classify_low"),
+}
+
+
+def _predicts(path: tuple[str, ...]) -> bool:
+  """Returns whether a leaf's size depends on the classes."""
+  ssd = path[1] == "head" and path[2].startswith("class_") and path[3] == "predict"
+  return ssd or path[1:3] in _PREDICTIONS
+
+
 def _classes(
   entry: WeightSet, arrays: Mapping[str, np.ndarray], needed: tuple[Tensor, ...]
 ) -> int | None:
   """Returns the classes of a checkpoint's class prediction, None if it has none."""
   module = entry.create()
-  bias = next(
-    t for t in needed if t.path[1:3] == ("class_head", "predict") and t.path[-1] == "bias"
-  )
+  bias = next(t for t in needed if t.path[-1] == "bias" and _predicts(t.path))
   if bias.name not in arrays:
     return None
-  count, rest = divmod(arrays[bias.name].size, module.anchor_grid.counts()[0])
+  anchors = module.anchor_grid.counts()[0] if isinstance(module, detector.Detector) else 1
+  count, rest = divmod(arrays[bias.name].size, anchors)
   if rest:
     raise errors.UserError(
       f"weights {entry.name!r}: {bias.name} has {arrays[bias.name].size} values, which are not "
-      f"those of {module.anchor_grid.counts()[0]} anchors."
+      f"those of {anchors} anchors."
     )
   return count
 
@@ -237,7 +290,7 @@ def _import(
   module = entry.create()
   leaves = _leaves(module)
   tensors = entry.tensors(module, leaves)
-  if entry.scope not in ("", _SPINENET):
+  if entry.layout == "automl":
     renamed = tensorflow.rename(arrays, [t for t in tensors if t.name.startswith(entry.scope)])
     arrays = {renamed.get(key, key): value for key, value in arrays.items()}
   given = _classes(entry, arrays, tensors)
@@ -266,8 +319,8 @@ def _import(
   if given not in (None, classes):
     module = entry.create(classes)
     leaves = _leaves(module)
-    replaced = {t.name for t in tensors if t.path[1:3] == ("class_head", "predict")}
-    values = {path: v for path, v in values.items() if path[1:3] != ("class_head", "predict")}
+    replaced = {t.name for t in tensors if _predicts(t.path)}
+    values = {path: v for path, v in values.items() if not _predicts(path)}
   missing = tuple(key for key in known if key not in arrays)
   initial = models.init(module, seed, image_size=_SMALL) if missing or replaced else {}
   variables: dict[str, Any] = {}
@@ -289,7 +342,9 @@ def _import(
   if not report.complete:
     logging.warning("%s", report)
   if size is not None:
-    module = detector.check(module.clone(image_size=size))
+    module = module.clone(image_size=size)
+    if isinstance(module, detector.Detector):
+      module = detector.check(module)
   return convert.Imported(module, variables, entry.preprocessing(module.image_size), report)
 
 
@@ -319,7 +374,7 @@ def from_effdet(
     UserError for an unknown name, the state dict of another network, a tensor of the wrong shape,
     or other classes without `replace_head`.
   """
-  if find(name).scope:
+  if find(name).official:
     raise errors.UserError(
       f"weights name={name!r} is an official one; `weights.from_official` takes it."
     )
@@ -346,18 +401,20 @@ def from_official(
   replace_head: bool = False,
   seed: int = 0,
 ) -> convert.Imported:
-  """Returns an official EfficientDet or SpineNet as a detector of ours and its variables.
+  """Returns an official detector or segmenter as a network of ours, and its variables.
 
   The moving average of a variable is taken where there is one; optimizer slots and step counters
   are left out.
 
   Args:
     name: as its archive: `efficientdet-d0`, `efficientdet-lite3x`; `spinenet-49` trained by the
-      paper's protocol A or B, `spinenet-49.c` by C, which has other activations.
+      paper's protocol A or B, `spinenet-49.c` by C, which has other activations;
+      `mask-rcnn-spinenet-49`, `retinanet-r50`; `ssd_mobilenet_v3_large_coco`,
+      `deeplab_mnv3_large_cityscapes_trainfine`.
     arrays: the checkpoint's variables by name (see `files.Checkpoint`). Others: see `from_effdet`.
   Raises: UserError as `from_effdet`.
   """
-  if not find(name).scope:
+  if not find(name).official:
     raise errors.UserError(f"weights name={name!r} is effdet's; `weights.from_effdet` takes it.")
   if isinstance(arrays, Mapping):
     arrays = {plain: arrays[given] for plain, given in tensorflow.select(arrays).items()}

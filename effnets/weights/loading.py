@@ -30,6 +30,6 @@ def load(
   how = {"num_classes": num_classes, "replace_head": replace_head, "seed": seed}
   if not is_detector(name):
     return convert.load(name, source, **how)
-  official = detectors.find(name).scope
+  official = detectors.find(name).official
   take = detectors.from_official if official else detectors.from_effdet
   return take(name, files.read(source), **how)

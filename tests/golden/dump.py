@@ -59,10 +59,13 @@ CONFIGS = (
   "configs/randaugment.py:svhn,wide_resnet_28_2",
   "configs/spinenet.py",
   "configs/spinenet.py:49",
+  "configs/spinenet.py:mask_rcnn",
+  "configs/spinenet.py:mask_rcnn,49s",
 )
 
 # Classes and training examples of what the configs name beside public sets; nothing is opened.
 _DATA = {
+  ("coco:coco", "train"): (90, 118287),
   ("digits", "train"): (10, 1197),
   ("digits", "labelled"): (10, 100),
   ("digit_scenes", "train"): (10, 2048),

@@ -1,11 +1,14 @@
 """Bodies, pyramids and heads in every combination, and what is said of impossible ones."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import pyramids
+from effnets.models import heads, pyramids
 
 _CHEAPEST = (
   "efficientnet_tiny mobilenetv1_025 mobilenetv2_035 mobilenetv3_small mnasnet_small mixnet_s "
@@ -75,3 +78,46 @@ def test_frozen_body():
   assert module.frozen_names() == ("backbone/stem", "backbone/block_0", "backbone/block_1")
   assert models.create("efficientdet_tiny", frozen_blocks=-1).frozen_names() == ("backbone",)
   assert models.create("efficientdet_tiny").frozen_names() == ()
+
+
+def test_survival_of_heads():
+  rng = np.random.default_rng(0)
+  tower = heads.Tower((3,), 4, 3, (("predict", 5, 0.0),), survival=0.8, separable=False)
+  x = jnp.asarray(rng.normal(size=(3, 6, 6, 4)).astype(np.float32))
+  variables = tower.init(jax.random.key(0), x, 0)
+  # The first repeat is not survived; 0.1 is below what drops, 0.5 and 0.9 are not.
+  noise = jnp.array([[0.1, 0.5, 0.1], [0.5, 0.1, 0.9], [0.1, 0.1, 0.1]])
+  (found,) = tower.apply(variables, x, 0, noise=noise)
+  (plain,) = tower.apply(variables, x, 0)
+  repeat = lambda index, y: tower.bind(variables).norms[index][0](  # noqa: E731
+    tower.bind(variables).convolutions[index](y)
+  )
+  for factors, got in (([[0, 1, 0], [1, 0, 1], [0, 0, 0]], found), (None, plain)):
+    y = repeat(0, x)
+    for index in (1, 2):
+      kept = 1.0 if factors is None else np.array(factors)[:, index, None, None, None] / 0.8
+      y = y + kept * repeat(index, y)
+    (want,) = tower.bind(variables).predictors
+    np.testing.assert_allclose(got, want(y), rtol=1e-5, atol=1e-5)
+
+
+def test_survival_is_drawn_for_each_level_and_in_training_alone():
+  module = models.create(
+    "efficientdet_tiny", head_survival=0.5, head_repeats=2, width=8, max_level=4, repeats=1
+  )
+  images = jnp.ones((2, 32, 32, 3))
+  variables = models.init(module, 0, image_size=32)
+  keys = {"drop_path": jax.random.split(jax.random.key(1), 2)}
+  drawn = module._survivals(keys, 2)
+  assert drawn.shape == (2, 2, 2, 2) and len(np.unique(drawn)) == 16
+
+  @functools.partial(jax.jit, static_argnames="train")
+  def run(keys, train):
+    return module.apply(variables, images, train=train, keys=keys, mutable=["batch_stats"])[0]
+
+  quiet = run(keys, False)
+  np.testing.assert_array_equal(quiet[0][0][0], quiet[0][0][1])
+  noisy = run(keys, True)
+  assert not np.allclose(noisy[0][0][0], noisy[0][0][1])
+  with pytest.raises(errors.UserError, match="config.model.head_survival=1.5"):
+    models.create("efficientdet_tiny", head_survival=1.5)

@@ -61,14 +61,14 @@ def test_regions_are_the_callers():
     assert [x.shape[3] for x in proposals] == [12, 12, 12]
     assert sum(x[0].size // 4 for x in proposals) == len(module.anchors((64, 96)))
     crops = jnp.zeros((2, 5, 7, 7, features[0].shape[-1]))
-    return crops, jnp.zeros((2, 3, 14, 14, 16))
+    return crops, jnp.zeros((2, 3, 14, 14, 16)), jnp.zeros(5)
 
   found = jax.eval_shape(
     lambda v: module.apply(v, images, train=True, regions=regions, mutable=["batch_stats"])[0],
     variables,
   )
   assert found["classes"].shape == (2, 5, 4) and found["boxes"].shape == (2, 5, 16)
-  assert found["masks"].shape == (2, 3, 28, 28, 4)
+  assert found["masks"].shape == (2, 3, 28, 28, 4) and found["regions"].shape == (5,)
   alone = jax.eval_shape(
     lambda v, x: module.apply(v, x, method="mask"), variables, jnp.zeros((1, 2, 14, 14, 16))
   )

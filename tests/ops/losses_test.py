@@ -53,3 +53,16 @@ def test_huber_is_its_definition_and_its_slope_is_clipped():
   np.testing.assert_allclose(losses.huber(error, 0.1), expected, atol=1e-8)
   slope = jax.vmap(jax.grad(lambda e: losses.huber(e, 0.1)))(error)
   np.testing.assert_allclose(slope, np.clip(error, -0.1, 0.1), atol=1e-7)
+
+
+def test_hardest_against_a_sort():
+  rng = np.random.default_rng(0)
+  costs, counted = rng.random((5, 20)).astype(np.float32), rng.random((5, 20)) < 0.7
+  counted[3], counted[4] = False, np.arange(20) == 6
+  for share in (0.01, 0.25, 1.0):
+    found = np.asarray(losses.hardest(costs, counted, share))
+    for row, there, mine in zip(costs, counted, found, strict=True):
+      places = np.flatnonzero(there)
+      count = min(len(places), max(1, round(share * len(places))))
+      wanted = places[np.argsort(-row[places])][:count]
+      assert sorted(np.flatnonzero(mine)) == sorted(wanted)

@@ -1,5 +1,7 @@
 """Segmentation's loss and confusion against loops over pixels."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,3 +104,65 @@ def test_devices_with_fewer_pixels_that_count_weigh_less(made):
   )
   found = jax.jit(mean)(variables, batch)
   np.testing.assert_allclose(found, slow(batch, variables)[0], rtol=1e-5)
+
+
+def slow_hard(batch, variables, share):
+  """Returns the mean cross-entropy of each picture's hardest pixels, and how many there are."""
+  taken = []
+  for picture in range(4):
+    one = {key: value[picture : picture + 1] for key, value in batch.items()}
+    costs = []
+    for y, x in np.argwhere(one["semantic"][0] != 255):
+      alone = np.full_like(one["semantic"], 255)
+      alone[0, y, x] = one["semantic"][0, y, x]
+      costs.append(slow({**one, "semantic": alone}, variables)[0])
+    last = sorted(costs)[::-1][max(1, round(share * len(costs))) - 1]
+    # All padding of a label costs the same.
+    taken += [cost for cost in costs if cost > last - 1e-6]
+  return np.mean(taken)
+
+
+@pytest.mark.parametrize(("steps", "step", "share"), [(0, 0, 0.3), (10, 4, 0.65), (10, 50, 0.3)])
+def test_hard_pixels_alone(made, steps, step, share):
+  batch, variables = made
+  made_of = task(hard_share=0.3, hard_steps=steps)
+  loss = lambda v: made_of.loss(v, (), batch, jax.random.key(0), jnp.int32(step))[0]  # noqa: E731
+  np.testing.assert_allclose(
+    jax.jit(loss)(variables), slow_hard(batch, variables, share), rtol=1e-5
+  )
+
+
+class Sideways(nn.Module):
+  """A pixel's logits are the colours of its left neighbour, so that mirroring matters."""
+
+  @nn.compact
+  def __call__(self, images, train=False, keys=None):
+    moved = jnp.pad(images, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
+    return jnp.concatenate([moved, moved[..., :1] * 0], -1)
+
+
+def stretched(x, size):
+  """Returns an array at `size`, linear between pixels, corners on corners."""
+  for axis, new in enumerate(size):
+    old = x.shape[axis]
+    at = np.linspace(0, old - 1, new)
+    x = np.apply_along_axis(lambda line, at=at, old=old: np.interp(at, range(old), line), axis, x)
+  return x
+
+
+def test_mean_over_scales_and_mirror_images(made):
+  batch, _ = made
+  batch = {**batch, "size": np.array([[6, 5]] * 4)}
+  scales = (0.6, 1.0, 2.0)
+  made_of = dataclasses.replace(task(scales=scales, mirror=True), module=Sideways())
+  found = made_of.classes({}, batch)
+  normal = (batch["image"] / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]
+  for image, classes in zip(normal, np.asarray(found), strict=True):
+    total = np.zeros((6, 5, 4))
+    for scale in scales:
+      scaled = stretched(image, (int(5 * scale + 1), int(4 * scale + 1)))
+      for turn in (slice(None), slice(None, None, -1)):
+        moved = np.pad(scaled[:, turn], ((0, 0), (1, 0), (0, 1)))[:, :-1][:, turn]
+        likely = np.exp(stretched(moved, (6, 5)))
+        total += likely / likely.sum(-1, keepdims=True)
+    np.testing.assert_array_equal(classes, total.argmax(-1))
