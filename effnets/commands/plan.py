@@ -150,7 +150,9 @@ def _described(made: _Compiled, where: slices.Slice, settings: Any) -> dict[str,
     "fits": facts.fits,
     "reason": facts.reason,
     "memory_per_chip": _memory(made, per_chip, where),
-    "collectives": {k: {"count": n, "bytes": b} for k, (n, b) in facts.collectives.items()},
+    "collectives": None
+    if facts.fits and not facts.program
+    else {k: {"count": n, "bytes": b} for k, (n, b) in facts.collectives.items()},
     "program": facts.program,
     "compile_seconds": round(facts.seconds, 1),
     "steps": ready.total_steps,
@@ -341,7 +343,9 @@ def _table(found: dict[str, Any]) -> table.Table:
   if found["fits"]:
     rows.append(("arithmetic", f"{found['flops_per_image'] / 1e9:.3f} GFLOP an image"))
     rows.append(("memory traffic", f"{found['bytes_per_image'] / 1e6:.2f} MB an image"))
-    for kind, cost in found["collectives"].items():
+    if found["collectives"] is None:
+      rows.append(("messages", "not known: the compiler cannot print its program"))
+    for kind, cost in (found["collectives"] or {}).items():
       rows.append((kind, f"{cost['count']} a step, {cost['bytes'] / 1e6:.2f} MB"))
   if "roofline" in found:
     roof, hours = found["roofline"], found["recipe"]

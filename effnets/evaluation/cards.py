@@ -74,7 +74,9 @@ def plan_section(plans: Sequence[Part]) -> dict[str, Any]:
       held = f"{memory['total'] / 2**30:.1f} of {memory['capacity'] / 2**30:.0f} GiB"
       name = f"{plan['model']}, {plan['image_size']} px, batch norm {plan['batch_norm']}"
       name = f"{plan['stage']}: {name}" if plan["stage"] else name
-      sent = ", ".join(f"{cost['count']} {kind}" for kind, cost in plan["collectives"].items())
+      sent = "not known"
+      if plan["collectives"] is not None:
+        sent = ", ".join(f"{cost['count']} {kind}" for kind, cost in plan["collectives"].items())
       if plan["fits"]:
         roof, hours = plan["roofline"], plan["recipe"]
         speed = f"{roof['images_per_second_per_chip']:,.0f} images/s/chip ({roof['bound']})"

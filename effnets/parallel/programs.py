@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from absl import logging
 
 from effnets.parallel import slices
 
@@ -37,7 +38,8 @@ class Facts:
   fits: whether the compiler found room; reason: what it said if not, and all else is 0.
   arguments, outputs, aliased, temporaries, code: bytes of memory; aliased are outputs that take the
     place of arguments. flops, traffic: floating-point operations, and bytes read and written.
-  collectives: kind -> (how many, bytes of their results). program: sha256 of the optimised program.
+  collectives: kind -> (how many, bytes of their results). program: sha256 of the optimised program;
+  empty if the compiler could not print it, and then its collectives are not known.
   seconds: that compiling took.
   """
 
@@ -118,7 +120,12 @@ def _without_cache(absent: bool):
 
 
 def _facts(compiled: jax.stages.Compiled, seconds: float) -> Facts:
-  memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+  memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError as error:  # seen of scans, after an hour of compiling
+    logging.warning("the compiler cannot print its program (%s).", str(error).splitlines()[0])
+    text = ""
   return Facts(
     fits=True,
     arguments=memory.argument_size_in_bytes,
@@ -129,7 +136,7 @@ def _facts(compiled: jax.stages.Compiled, seconds: float) -> Facts:
     flops=float(cost.get("flops", 0.0)),
     traffic=float(cost.get("bytes accessed", 0.0)),
     collectives=collectives(text),
-    program=fingerprint(text),
+    program=fingerprint(text) if text else "",
     seconds=seconds,
   )
 

@@ -56,6 +56,16 @@ def test_no_room_is_an_answer_and_other_accidents_are_not(tmp_path, monkeypatch)
     programs.inspect(_lowered(3.0), CPU, folder=tmp_path)
 
 
+def test_what_the_compiler_cannot_print_keeps_its_other_figures(tmp_path, monkeypatch):
+  def refuse(self):
+    raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nmore")
+
+  monkeypatch.setattr(jax.stages.Compiled, "as_text", refuse)
+  facts = programs.inspect(_lowered(), CPU, folder=tmp_path)
+  assert facts.fits and facts.flops > 0 and facts.memory > 0
+  assert not facts.program and not facts.collectives
+
+
 def test_messages_are_counted_with_their_bytes():
   text = """
   %a = f32[8,4]{1,0} all-reduce(f32[8,4]{1,0} %x), channel_id=1, to_apply=%sum
