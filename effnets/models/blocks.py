@@ -6,6 +6,7 @@ Parameters are named by what they do, the same in every family:
   hidden/{kernel,bias}                         MobileNetV3: between pool and classifier, no norm
   block_i/{expand,depthwise,project}/{conv,norm}     i counts all blocks; no expand at factor 1
   block_i/squeeze/{reduce,expand}/{kernel,bias}
+  block_i/spatial/{conv,norm}                  a plain convolution
   block_i/{reduce,spatial,project,shortcut}/{conv,norm}   ResNet; shortcut where shapes change
   block_i/{norm,{reduce,spatial,project}/{conv,norm}}   norm first: PyramidNet; Wide-ResNet, whose
                                                project has no norm
@@ -50,6 +51,9 @@ class Row:
     `bottleneck` (see `atrous`).
   widened: inner channels of an `mbconv` row's first block, instead of `expand` times the input's;
     None for those.
+  pooled: of an `mbconv` or a `conv`: every block adds its input whatever the shapes, averaged over
+    3x3 pixels with the block's stride, its last channels cut or zeros behind them; beside `skip`,
+    which then does nothing.
   grown: of a `pyramid`: inner channels before the first block and of the last one, between which
     they grow evenly, rounded; the output has them over `expand`. None: `channels` in every block.
   """
@@ -73,6 +77,7 @@ class Row:
   grown: tuple[float, float] | None = None
   rate: int = 1
   widened: int | None = None
+  pooled: bool = False
 
 
 HEAD_SCALING = ("scaled", "fixed", "grown")
@@ -333,6 +338,16 @@ class Block(nn.Module):
       rate=row.rate,
     )(x, train)
 
+  def _skip(self, x: Array, y: Array, noise: Array | None) -> Array:
+    """Returns the branch's output `y` with the input `x` added, where and how the row says."""
+    row, inputs = self.row, x.shape[-1]
+    if row.pooled:
+      return self._add(shortcuts.averaged(x, row.stride, row.channels), y, noise)
+    declared = inputs if row.declared is None else row.declared
+    if row.skip and row.stride == 1 and inputs == declared == row.channels:
+      return self._add(x, y, noise)
+    return y
+
   def _add(self, x: Array, y: Array, noise: Array | None) -> Array:
     if noise is not None and self.drop_rate > 0:
       y = layers.stochastic_depth(y, noise, self.drop_rate)
@@ -375,10 +390,28 @@ class MBConv(Block):
         name="squeeze",
       )(y)
     y = self._convolve("project", row.channels, kernel=(1,) * row.project_parts)(y, train, gate)
-    declared = inputs if row.declared is None else row.declared
-    if row.skip and row.stride == 1 and inputs == declared == row.channels:
-      y = self._add(x, y, noise)
-    return y, inner
+    return self._skip(x, y, noise), inner
+
+
+class Convolution(Block):
+  """One convolution with its norm and activation; the input is added behind them.
+
+  Of a row, `expand`, `squeeze` and parts are not looked at.
+  """
+
+  @nn.compact
+  def ends(
+    self,
+    x: Float[Array, "b h w c"],
+    train: bool = False,
+    noise: Float[Array, "b"] | None = None,
+  ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
+    """Returns the output and `spatial`, activated."""
+    row = self.row
+    convolved = self._convolve(
+      "spatial", row.channels, kernel=row.kernel, stride=row.stride, activation=row.activation
+    )(x, train)
+    return self._skip(x, convolved, noise), {"spatial": convolved}
 
 
 class Separable(Block):
@@ -564,6 +597,7 @@ class Pyramid(Block):
 
 BLOCKS: dict[str, type[Block]] = {
   "mbconv": MBConv,
+  "conv": Convolution,
   "separable": Separable,
   "bottleneck": Bottleneck,
   "preactivated": PreActivated,

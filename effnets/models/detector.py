@@ -12,7 +12,16 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
-from effnets.models import bodies, heads, layers, mnasfpn, network, pyramids, registry
+from effnets.models import (
+  bodies,
+  heads,
+  layers,
+  mnasfpn,
+  network,
+  pyramids,
+  registry,
+  scale_permuted,
+)
 
 _Keys = Mapping[str, Key[Array, "b"]] | None
 
@@ -258,6 +267,7 @@ def build(
   backbone_momentum: float = 0.0,
   backbone_epsilon: float = 0.0,
   backbone_activation: str = "",
+  backbone_graph: tuple[scale_permuted.Block, ...] = (),
   drop_path_rate: float = 0.0,
   pyramid: str = "bifpn",
   width: int = 64,
@@ -299,6 +309,7 @@ def build(
     backbone: a classifier of the zoo. backbone_width: its multiplier, 0 for its own.
     backbone_kernels: see `blocks.mix`. backbone_padding, backbone_momentum, backbone_epsilon: the
       body's; "" and 0 for those of the whole. backbone_activation: "" for its own.
+    backbone_graph: of a SpineNet, () for its own.
     drop_path_rate: the body's.
     pyramid: one of `PYRAMIDS`. width: its channels. repeats: its cells. fusion, separable: of a
       graph's nodes, see `pyramids.Style`. nodes: a graph instead of the named one.
@@ -329,8 +340,9 @@ def build(
     **({"width": backbone_width} if backbone_width else {}),
     **({"kernels": backbone_kernels} if backbone_kernels else {}),
     **({"activation": backbone_activation} if backbone_activation else {}),
+    **({"graph": backbone_graph} if backbone_graph else {}),
   }
-  searched = pyramid == "nasfpn" and not nodes
+  searched = pyramid == "nasfpn"
   cell = mnasfpn.Spec(blocks, width, residual=residual, ordered=ordered, expanded=expanded)
   if pyramid == "mnasfpn":
     cell.check(levels)

@@ -121,22 +121,45 @@ def qufpn(levels: Sequence[int]) -> tuple[Node, ...]:
   return tuple(graph.nodes)
 
 
-# The found cell over five levels: place among them, fusion, inputs, whether it is an output.
-_FOUND = (
-  (1, "attention", (1, 3), False),
-  (1, "sum", (1, 5), False),
-  (0, "sum", (0, 6), True),
-  (1, "sum", (6, 7), True),
-  (2, "attention", (7, 8), True),
-  (4, "attention", (6, 9), True),
-  (3, "attention", (9, 10), True),
+@dataclasses.dataclass(frozen=True)
+class Merge:
+  """A merging cell of NAS-FPN: level of the new feature, fusion, inputs, whether an output."""
+
+  level: int
+  fusion: str
+  inputs: tuple[int, int]
+  output: bool = False
+
+
+FOUND = (
+  Merge(4, "attention", (1, 3)),
+  Merge(4, "sum", (1, 5)),
+  Merge(3, "sum", (0, 6), True),
+  Merge(4, "sum", (6, 7), True),
+  Merge(5, "attention", (7, 8), True),
+  Merge(7, "attention", (6, 9), True),
+  Merge(6, "attention", (9, 10), True),
 )
+"""The found cell over levels 3 to 7."""
+
+
+def merged(levels: Sequence[int], merges: Sequence[Merge]) -> tuple[Node, ...]:
+  """Returns the nodes of merging cells; outputs take in features of their level that nothing used.
+
+  Source: Ghiasi et al. 2019 (arXiv 1904.07392), section 3.1.
+  """
+  graph, used = _Growing(levels), set()
+  for merge in merges:
+    used |= set(merge.inputs)
+    idle = [i for i in graph.on[merge.level] if i not in used] if merge.output else []
+    used |= set(idle)
+    graph.add(merge.level, (*merge.inputs, *idle), merge.fusion)
+  return tuple(graph.nodes)
 
 
 def nasfpn(levels: Sequence[int]) -> tuple[Node, ...]:
   """Returns the nodes of the cell found by search, over five levels.
 
-  An output takes in the features of its level that nothing has used so far.
   Raises: UserError for another number of levels.
   Source: Ghiasi et al. 2019 (arXiv 1904.07392), figure 6.
 
@@ -145,14 +168,7 @@ def nasfpn(levels: Sequence[int]) -> tuple[Node, ...]:
   """
   if len(levels) != 5:
     raise errors.UserError(f"config.model.pyramid='nasfpn' has 5 levels, not {len(levels)}.")
-  graph, used = _Growing(levels), set()
-  for place, fusion, inputs, is_output in _FOUND:
-    used |= set(inputs)
-    level = levels[place]
-    idle = [i for i in graph.on[level] if i not in used] if is_output else []
-    used |= set(idle)
-    graph.add(level, (*inputs, *idle), fusion)
-  return tuple(graph.nodes)
+  return merged(levels, [dataclasses.replace(m, level=levels[m.level - 3]) for m in FOUND])
 
 
 GRAPHS: dict[str, Callable[[Sequence[int]], tuple[Node, ...]]] = {

@@ -32,6 +32,16 @@ def fit(
   return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, missing - before))) if missing else x
 
 
+def averaged(x: Float[Array, "b h w c"], stride: int, channels: int) -> Float[Array, "b h2 w2 o"]:
+  """Returns the means of 3x3 windows of `x`, `stride` apart, with `channels` channels.
+
+  Further ones are cut, missing ones zero. At the edge the mean is that of the pixels there are.
+  """
+  y = nn.avg_pool(x, (3, 3), (stride, stride), "SAME", count_include_pad=False).astype(x.dtype)
+  missing = channels - y.shape[-1]
+  return jnp.pad(y, ((0, 0),) * 3 + ((0, missing),)) if missing > 0 else y[..., :channels]
+
+
 @jax.custom_jvp
 def weigh(
   x: Float[Array, "b *s"], forward: Float[Array, "b"], backward: Float[Array, "b"]

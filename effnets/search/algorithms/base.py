@@ -42,13 +42,27 @@ class Result:
     return self.proposal.tokens
 
 
+class Exhausted(Exception):
+  """There is nothing to propose: for good, or until outstanding results are told.
+
+  waiting: whether telling the results that are still out brings more proposals.
+  """
+
+  def __init__(self, message: str, *, waiting: bool = False):
+    super().__init__(message)
+    self.waiting = waiting
+
+
 class Algorithm(Protocol):
   """A search algorithm on one space with one seed."""
 
   def propose(self, number: int) -> Proposal:
     """Returns the proposal of trial `number`: of the results told so far and (seed, number) only.
 
-    Proposing changes nothing that a later proposal depends on.
+    Besides that an algorithm remembers only what it proposed for earlier trials, so as not to
+    propose it again.
+
+    Raises: Exhausted if there is nothing more to propose, or not before results are told.
     """
     ...
 
