@@ -107,6 +107,8 @@ def run(
 ) -> list[Record]:
   """Searches until the study has `trials` results in all, and returns their records in order.
 
+  It ends earlier if the algorithm has nothing more to propose.
+
   Args:
     algorithm: fresh; it is told what the study has already.
     evaluate: one, that this thread calls; a sequence, each called by a thread of its own; or None,
@@ -128,12 +130,12 @@ def run(
   with _only_one(study), _threads(study, others, reward, seed) as check:
     chief.start()
     pause, reaped = _PAUSE[0], -_REAP
-    while chief.told < trials:
+    while not chief.done:
       if time.monotonic() - reaped >= _REAP:
         study.reap()
         reaped = time.monotonic()
       moved = chief.advance(report)
-      if chief.told < trials and inline is not None:
+      if inline is not None and not chief.done:
         moved |= _one(study, inline, reward, seed)
       if moved:
         pause = _PAUSE[0]
@@ -246,7 +248,7 @@ class _Chief:
     self._study, self._algorithm, self._trials = study, algorithm, trials
     self._rules, self._window, self._cost = rules, window, cost
     self._max_failed = rules.max_failed if rules.max_failed >= 0 else max(1, trials // 4)
-    self.told = 0
+    self.told = self._proposed = 0
     self._records: list[Record] = []
     # Of every network, in order: the proposals that are evaluated, not copied.
     self._evaluated: dict[str, list[int]] = {}
@@ -254,6 +256,11 @@ class _Chief:
     self._counts = dict.fromkeys(("trained", "duplicates", "failures", "infeasible"), 0)
     self._failed = 0  # in this start, of those that count
     self._first, self._started = 0, time.monotonic()
+
+  @property
+  def done(self) -> bool:
+    """Whether everything is told that is to be."""
+    return self.told >= self._trials
 
   def start(self) -> None:
     """Reads what the study has."""
@@ -340,21 +347,37 @@ class _Chief:
 
   def _propose(self) -> None:
     """Fills the window."""
-    while len(self._records) < min(self._trials, self.told + self._window):
-      number = len(self._records)
-      proposal = self._algorithm.propose(number)
-      key = self._study.space.key(proposal.tokens)
-      numbers = self._evaluated.setdefault(key, [])
-      tries = [self._records[n] for n in numbers]
-      useful = [r for r in tries if r.open or self._another(r) or r.state is not State.FAILED]
-      useful = [r for r in useful if r.state is not State.STALE or self._another(r)]
-      unable = any(r.state is State.INFEASIBLE for r in useful)
-      of = useful[0].number if unable or len(useful) >= self._rules.repeats else None
-      self._study.queue(number, proposal, key=key, repeat=len(useful) if of is None else 0, of=of)
-      if of is None:
-        numbers.append(number)
-      # What is known of it until it is read again.
-      self._records.append(Record(number, proposal, key, State.QUEUED, of=of))
+    while self._proposed < min(self._trials, self.told + self._window):
+      number = self._proposed
+      try:
+        proposal = self._algorithm.propose(number)
+      except base.Exhausted as error:
+        if number >= len(self._records) and (not error.waiting or self.told == number):
+          logging.warning("The search ends after %d proposals: %s", number, error)
+          self._trials = number
+        return
+      self._proposed += 1
+      # What an earlier start has queued stands; the algorithm remembers that it proposed it.
+      if number >= len(self._records):
+        self._queue(number, proposal)
+
+  def _queue(self, number: int, proposal: base.Proposal) -> None:
+    key = self._study.space.key(proposal.tokens)
+    numbers = self._evaluated.setdefault(key, [])
+    tries = [self._records[n] for n in numbers]
+    # Failures do not count: this one may have more luck.
+    useful = [
+      r
+      for r in tries
+      if r.open or self._another(r) or r.state in (State.COMPLETE, State.INFEASIBLE)
+    ]
+    unable = any(r.state is State.INFEASIBLE for r in useful)
+    of = useful[0].number if unable or len(useful) >= self._rules.repeats else None
+    self._study.queue(number, proposal, key=key, repeat=len(useful) if of is None else 0, of=of)
+    if of is None:
+      numbers.append(number)
+    # What is known of it until it is read again.
+    self._records.append(Record(number, proposal, key, State.QUEUED, of=of))
 
   def _tell(self, record: Record) -> None:
     rules = self._rules

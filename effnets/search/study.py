@@ -19,7 +19,6 @@ import enum
 import hashlib
 import json
 import math
-import pathlib
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -103,15 +102,6 @@ class Record:
   def settled(self) -> bool:
     """Whether no other attempt can replace it."""
     return self.state in (State.COMPLETE, State.INFEASIBLE)
-
-
-def code_version() -> str:
-  """Returns a hash of the package's Python files: equal where the code is."""
-  root = pathlib.Path(__file__).parent.parent
-  found = hashlib.sha256()
-  for path in sorted(root.rglob("*.py")):
-    found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-  return found.hexdigest()[:12]
 
 
 class Study:

@@ -159,6 +159,23 @@ print(running.work(study, stand_ins.fraction, stand_ins.accuracy))
   assert all(r.state is State.COMPLETE for r in records)
 
 
+@pytest.mark.parametrize("window", [1, 5])
+def test_a_search_that_runs_out_of_proposals(window):
+  class Few(stand_ins.Random):
+    """Proposes in pairs, the second after the first is told; six in all."""
+
+    def propose(self, number):
+      if number >= 6:
+        raise stand_ins.base.Exhausted("seen it all")
+      if number % 2 and len(self.told) < number:
+        raise stand_ins.base.Exhausted("not yet", waiting=True)
+      return super().propose(number)
+
+  algorithm = Few(SPACE)
+  records = search(Study(SPACE), algorithm=algorithm, window=window)
+  assert [r.number for r in records] == [r.number for r in algorithm.told] == list(range(6))
+
+
 def test_equal_networks_are_evaluated_once():
   space = stand_ins.Space(sums=True)
   for workers in (None, 3):

@@ -1,0 +1,360 @@
+"""Children trained by programs that they share: one for each block and shape, not for each child.
+
+A network of a space is a chain of parts: stem, blocks, head. Each part's forward pass, with its
+pull-back, its update and its evaluation are programs of their own, known by the part's settings and
+the shape of its input. Networks of one space are made of the same few parts, so a child that brings
+no new part compiles nothing, where the loop compiles for tens of seconds.
+
+Data, task, loss, optimizer and initial values are the loop's, so the numbers are too, up to the
+order of sums. What spans several parts, or outlives a child, is left to the loop; `Shared` says so.
+"""
+
+import dataclasses
+import functools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from effnets import data, errors, models, tasks, training
+from effnets.models import initialize, layers, network
+from effnets.training import assembly, optimizers
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A link of the chain: modules that know nothing of the network they are in.
+
+  names: of the modules among the network's variables. modules: as many.
+  """
+
+  names: tuple[str, ...]
+  modules: tuple[nn.Module, ...]
+
+  @property
+  def key(self) -> tuple[nn.Module, ...]:
+    """What makes two parts the same programs: not their place."""
+    return self.modules
+
+  def apply(
+    self, params: tuple, state: tuple, x: Any, train: bool
+  ) -> tuple[Float[Array, "b *s"], tuple]:
+    """Returns the output of the modules one after the other, and their state."""
+    new = []
+    for module, p, s in zip(self.modules, params, state, strict=True):
+      variables = {"params": p, "batch_stats": s}
+      if train:
+        x, moved = module.apply(variables, x, train, mutable=["batch_stats"])
+        new.append(moved.get("batch_stats", {}))
+      else:
+        x = module.apply(variables, x, train)
+    return x, tuple(new)
+
+
+def chain(net: network.Network) -> list[Part]:
+  """Returns the parts of a network, the last one of which is the classifier alone.
+
+  Raises: UserError for what no chain of parts computes.
+  """
+  for name, usual in (
+    ("drop_path_rate", 0.0),
+    ("frozen_blocks", 0),
+    ("remat", "none"),
+    ("norm_sets", 1),
+    ("tail", ""),
+    ("outer_skips", False),
+    ("stem_pool", False),
+    ("hidden", 0),
+    ("split", None),
+  ):
+    if getattr(net, name) != usual:
+      raise errors.UserError(
+        f"config.model.{name}={getattr(net, name)!r} cannot be trained by shared programs, only "
+        f"{usual!r}; set that, or config.search.proxy.execution='loop'."
+      )
+  bound = net.bind({})
+
+  def alone(module: nn.Module) -> nn.Module:
+    module = module.clone(parent=None, name=None)
+    if hasattr(module, "row"):
+      # Of a row only what shapes this one block matters.
+      module = module.clone(row=dataclasses.replace(module.row, joined=False, repeats=1))
+    return module
+
+  stem, *blocks = [bound.stem_layer, *bound.block_layers]
+  heads = ["head", *(f"head_{index}" for index in range(1, net.head_depth))]
+  parts = [Part(("stem",), (alone(stem),))]
+  parts += [Part((f"block_{i}",), (alone(block),)) for i, block in enumerate(blocks)]
+  parts += [Part((n,), (alone(m),)) for n, m in zip(heads, bound.head_layers, strict=False)]
+  return [*parts, Part(("classifier",), (alone(bound.classifier),))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+  """What is known of a part on inputs of a shape: as `models.Count`, its leaves, its output."""
+
+  params: int
+  madds: int
+  leaves: initialize.Declared
+  output: tuple[int, ...]
+
+
+class Shared:
+  """Trains children of one proxy task; safe to call from several threads.
+
+  config: of the proxy, its model set to any network of the space. device: that of all children.
+
+  Raises: UserError for a proxy that needs the loop.
+  """
+
+  def __init__(self, config: Any, device: jax.Device | None = None):
+    self._device = device or jax.local_devices()[0]
+    clip = config.optimizer.get("clip_norm")
+    undecayed = config.optimizer.get("undecayed", ())
+    for key, value, usual in (
+      ("task.name", config.task.name, "classification"),
+      ("ema.decay", config.ema.decay, 0.0),
+      ("accumulate", config.accumulate, 1),
+      ("optimizer.clip_norm", clip, None),
+      ("optimizer.undecayed", tuple(undecayed or ()), ()),
+      ("optimizer.frozen", tuple(config.optimizer.get("frozen", ()) or ()), ()),
+      ("execution", config.execution, "jit"),
+      ("weights", config.weights, ""),
+    ):
+      if value != usual:
+        raise errors.UserError(
+          f"config.{key}={value!r} cannot be trained by shared programs, only {usual!r}; set that, "
+          "or config.search.proxy.execution='loop'."
+        )
+    self._lock = threading.Lock()
+    self._programs: dict[Any, Any] = {}
+    self._counted: dict[Any, Counted] = {}
+    self._batches: dict[int, list] = {}
+    self._validation: list | None = None
+    self.compiling = 0.0
+    """Seconds that went into new programs, over all threads."""
+
+  def count(self, net: network.Network, image_size: int) -> models.Count:
+    """Returns parameters and multiply-adds, traced once for each part and shape."""
+    found = self._walk(net, image_size)
+    return models.Count(sum(c.params for c in found), sum(c.madds for c in found))
+
+  def _walk(self, net: network.Network, image_size: int) -> list[Counted]:
+    shape, found = (1, image_size, image_size, 3), []
+    for part in chain(net):
+      if part.names == ("classifier",):
+        shape = (shape[0], shape[-1])
+      key = (part.key, shape)
+      if key not in self._counted:
+        module = part.modules[0]
+        inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
+        plain = module.clone(settings=dataclasses.replace(module.settings, plain=True))
+        counted = models.count(plain, inputs=inputs)
+        leaves = initialize.declared(module, inputs=inputs)
+        _, arguments = initialize.trace(module, inputs=inputs)
+        output = jax.eval_shape(lambda *args, m=module: m.init_with_output(*args)[0], *arguments)
+        self._counted[key] = Counted(counted.params, counted.madds, leaves, output.shape)
+      found.append(self._counted[key])
+      shape = found[-1].output
+    return found
+
+  def train(self, config: Any) -> dict[str, float]:
+    """Returns the figures of the validation split after training the network of `config`.
+
+    Raises: FloatingPointError for a loss that is not finite; UserError as of `training.prepare`.
+    """
+    ready = training.prepare(config, devices=[self._device])
+    task, net = ready.task, ready.task.module
+    with jax.default_device(self._device):
+      parts = chain(net)
+      params, state = self._fresh(net, config)
+      optimizer = self._program("optimizer", lambda: ready.optimizer)
+      decay = optimizers.coupled_weight_decay(config.optimizer)
+      decays = optimizers.decay_rule(config.optimizer)
+      opt = [_start(optimizer, _named(p)) for p in params]
+      losses = []
+      examples = self._program("examples", lambda: jax.jit(_examples(task)))
+      seed = jnp.uint32(config.seed)
+      for batch in self._training(config, ready):
+        x, targets, weight, keys = examples(batch, seed)
+        pulls = []
+        for i, part in enumerate(parts[:-1]):
+          forward = functools.partial(_forward, part)
+          x, pull, state[i] = self._call(("forward", part.key), forward, params[i], state[i], x)
+          pulls.append(pull)
+        last = functools.partial(_last, parts[-1], net.dropout_rate)
+        loss, pull = self._call(
+          ("last", parts[-1].key, net.dropout_rate), last, params[-1], x, targets, weight, keys
+        )
+        losses.append(loss)
+        gradient = jnp.ones_like(loss)
+        for i in reversed(range(len(parts))):
+          part, pull = parts[i], pull if i == len(parts) - 1 else pulls[i]
+          backward = functools.partial(_backward, optimizer, decay, decays)
+          gradient, params[i], opt[i] = self._call(
+            ("backward", part.key), backward, pull, gradient, params[i], opt[i]
+          )
+      worst = np.asarray(jnp.stack(losses))
+      if not np.isfinite(worst).all():
+        raise FloatingPointError(f"the loss of step {int(np.argmin(np.isfinite(worst)))} is NaN")
+      return self._evaluate(config, ready, parts, params, state)
+
+  def _fresh(self, net: network.Network, config: Any) -> tuple[list, list]:
+    """Returns every part's parameters and state, drawn as the whole network's would be."""
+    params, state = [], []
+    for part, counted in zip(chain(net), self._walk(net, config.data.image_size), strict=True):
+      name = part.names[0]
+      drawn = initialize.draw(
+        {(kind, name, *rest): leaf for (kind, *rest), leaf in counted.leaves.items()}, config.seed
+      )
+      for kind, into in (("params", params), ("batch_stats", state)):
+        into.append((drawn.get(kind, {}).get(name, {}),))
+    return jax.device_put((params, state), self._device)
+
+  def _training(self, config: Any, ready: assembly.Ready) -> list:
+    """Returns the batches of a whole training on the host: the same for all children of a seed."""
+    with self._lock:
+      if config.seed not in self._batches:
+        host = data.train_batches(
+          ready.examples.stream,
+          ready.examples.batch_size,
+          workers=config.data.workers,
+          threads=config.data.threads,
+        )
+        try:
+          made = [next(host) for _ in range(ready.total_steps)]
+        finally:
+          host.close()
+        while len(self._batches) > 1:  # a seed and the one before it
+          self._batches.pop(next(iter(self._batches)))
+        self._batches[config.seed] = made
+      return self._batches[config.seed]
+
+  def _evaluate(
+    self, config: Any, ready: assembly.Ready, parts: Sequence[Part], params: list, state: list
+  ) -> dict[str, float]:
+    source = ready.splits[config.data.split.validation]
+    with self._lock:
+      if self._validation is None:
+        transform = training.inputs.evaluation_transform(config, source)
+        host = data.eval_batches(
+          source,
+          config.eval_batch_size,
+          transform=transform,
+          workers=config.data.workers,
+          threads=config.data.threads,
+        )
+        try:
+          self._validation = list(host)
+        finally:
+          host.close()
+    task = ready.task
+    inputs = self._program("inputs", lambda: jax.jit(lambda batch: task._inputs(batch["image"])))
+    logits, kept = [], []
+    for batch in self._validation:
+      x = inputs(batch)
+      for i, part in enumerate(parts):
+        predict = functools.partial(_predict, part)
+        x = self._call(("predict", part.key), predict, params[i], state[i], x)
+      logits.append(np.asarray(x)[batch["mask"]])
+      kept.append({n: v[batch["mask"]] for n, v in batch.items() if n not in ("image", "mask")})
+    examples = {name: np.concatenate([k[name] for k in kept]) for name in kept[0]}
+    return task.evaluate({"logits": np.concatenate(logits)}, examples, source)
+
+  def _program(self, key: Any, make: Callable[[], Any]) -> Any:
+    with self._lock:
+      if key not in self._programs:
+        self._programs[key] = make()
+      return self._programs[key]
+
+  def _call(self, key: Any, make: Callable[[], Callable], *args: Any) -> Any:
+    """Returns what the program `key`, made once, gives; its first call of a shape compiles."""
+    shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(args[-1]))
+    program = self._program(key, make)
+    known = (key, shapes, "called")
+    if known in self._programs:
+      return program(*args)
+    started = time.perf_counter()
+    result = program(*args)
+    with self._lock:
+      self._programs[known] = True
+      self.compiling += time.perf_counter() - started
+    return result
+
+
+def _named(params: PyTree) -> dict[str, PyTree]:
+  """Returns the parameters of a part as decay rules read their paths."""
+  return {"part": params}
+
+
+def _start(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
+  """Returns the optimizer's first state, which is constant in every leaf, without a program."""
+  shapes = jax.eval_shape(optimizer.init, params)
+  values = optimizer.init(jax.tree.map(lambda _: np.zeros((), np.float32), params))
+  return jax.tree.map(lambda s, v: np.full(s.shape, v, s.dtype), shapes, values)
+
+
+def _examples(task: tasks.Task) -> Callable:
+  def examples(batch, seed):
+    images, targets, noise = task.examples(batch, jax.random.key(seed))
+    return images, targets, batch["weight"], noise["dropout"]
+
+  return examples
+
+
+def _forward(part: Part) -> Callable:
+  def forward(params, state, x):
+    return jax.vjp(lambda p, x: part.apply(p, state, x, True), params, x, has_aux=True)
+
+  return jax.jit(forward)
+
+
+def _pooled(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+  return x.mean((1, 2), dtype=jnp.float32)
+
+
+def _last(part: Part, rate: float) -> Callable:
+  classifier = part.modules[0]
+
+  def loss(params, x, targets, weight, keys):
+    pooled = _pooled(x)
+    if rate > 0:
+      pooled = layers.dropout(pooled, keys, rate)
+    logits = classifier.apply({"params": params[0]}, pooled)
+    return jnp.mean(weight * optax.softmax_cross_entropy(logits, targets))
+
+  return jax.jit(
+    lambda params, x, targets, weight, keys: jax.vjp(
+      lambda p, x: loss(p, x, targets, weight, keys), params, x
+    )
+  )
+
+
+def _backward(
+  optimizer: optax.GradientTransformation, decay: float, decays: optimizers.Rule
+) -> Callable:
+  def backward(pull, gradient, params, opt):
+    of_params, of_inputs = pull(gradient)
+    of_params, named = _named(of_params), _named(params)
+    if decay:
+      of_params = optimizers.add_coupled_decay(of_params, named, decay, rule=decays)
+    updates, opt = optimizer.update(of_params, opt, named)
+    return of_inputs, optax.apply_updates(named, updates)["part"], opt
+
+  return jax.jit(backward, donate_argnums=3)
+
+
+def _predict(part: Part) -> Callable:
+  def predict(params, state, x):
+    if part.names == ("classifier",):
+      return part.modules[0].apply({"params": params[0]}, _pooled(x))
+    return part.apply(params, state, x, False)[0]
+
+  return jax.jit(predict)
