@@ -6,6 +6,7 @@ differ, an edge of a graph is a decision of two choices. Tokens of decisions tha
 kept, and ignored by `Space.key`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -72,9 +73,9 @@ Rule = When | Different | AnyOf
 _RULES: dict[str, type] = {rule.__name__: rule for rule in (When, Different, AnyOf)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """Returns `value` with tuples where JSON has lists."""
-  return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+  return tuple(map(plain, value)) if isinstance(value, list | tuple) else value
 
 
 def digest(value: Any) -> str:
@@ -91,7 +92,7 @@ class Space:
   """Decisions and rules; without a subclass, `decode` gives a dict of the active choices.
 
   name: as in `spaces.names()`, or any. decisions, rules: see there. settings: JSON values by which
-  a registered space is made again. published: tokens of the networks that papers found in it.
+  a registered space is made again. known: what papers found, by name, as `encode` takes it.
   """
 
   kind: ClassVar[str] = "plain"
@@ -109,7 +110,7 @@ class Space:
     self.decisions = tuple(decisions)
     self.rules = tuple(rules)
     self.settings = dict(settings or {})
-    self.published: dict[str, tuple[int, ...]] = {}
+    self.known: dict[str, Any] = {}
     self.index = {decision.name: i for i, decision in enumerate(self.decisions)}
     if len(self.index) != len(self.decisions):
       raise ValueError(f"space {name!r} has decisions of one name.")
@@ -166,6 +167,15 @@ class Space:
   def __len__(self) -> int:
     return len(self.decisions)
 
+  @functools.cached_property
+  def published(self) -> dict[str, tuple[int, ...]]:
+    """Tokens of the networks that papers found, by name; those outside the space left out."""
+    found = {}
+    for name, spec in self.known.items():
+      with contextlib.suppress(errors.UserError):
+        found[name] = self.encode(spec)
+    return found
+
   # What it is, as data.
 
   def data(self) -> dict[str, Any]:
@@ -198,11 +208,11 @@ class Space:
       known = json.loads(text)
       name, kind, settings = known["name"], known["kind"], known["settings"]
       decisions = [
-        Decision(found["name"], _plain(found["choices"]), found["kind"])
+        Decision(found["name"], plain(found["choices"]), found["kind"])
         for found in known["decisions"]
       ]
       rules = [
-        _RULES[found["rule"]](**{k: _plain(v) for k, v in found.items() if k != "rule"})
+        _RULES[found["rule"]](**{k: plain(v) for k, v in found.items() if k != "rule"})
         for found in known["rules"]
       ]
       version = known["version"]
@@ -213,7 +223,7 @@ class Space:
     else:
       from effnets.search import spaces
 
-      made = spaces.create(name, **{key: _plain(value) for key, value in settings.items()})
+      made = spaces.create(name, **{key: plain(value) for key, value in settings.items()})
     made.check_version(version)
     return made
 
@@ -392,7 +402,7 @@ class Space:
     found: list[int] = []
     for decision in self.decisions:
       if decision.name in values:
-        value = _plain(values[decision.name])
+        value = plain(values[decision.name])
         if value not in decision.choices:
           raise errors.UserError(
             f"{decision.name}={value!r} is outside {self.name!r}; choices: {decision.choices}."

@@ -7,9 +7,13 @@ import flax.linen as nn
 
 from effnets import errors
 from effnets.search import space as _space
+from effnets.search.spaces import assembly as assembly
 from effnets.search.spaces import mixnet as mixnet
 from effnets.search.spaces import mnas as mnas
 from effnets.search.spaces import mobile as mobile
+from effnets.search.spaces import necks as necks
+from effnets.search.spaces import others as others
+from effnets.search.spaces import spine as spine
 from effnets.search.spaces.registry import create as create
 from effnets.search.spaces.registry import names as names
 from effnets.search.spaces.registry import register as register

@@ -141,13 +141,12 @@ def mnas(
   made = _hierarchical(
     _DEFAULT, stem=32, head=1280, activation=activation, squeezes=squeezes, skips=skips
   )
-  _publish(
-    made,
-    mnasnet_a1=mnasnet.A1,
-    mnasnet_b1=mnasnet.B1,
-    efficientnet_b0=efficientnet.B0,
-    mobilenetv2=mobilenet.V2,
-  )
+  made.known = {
+    "mnasnet_a1": mnasnet.A1,
+    "mnasnet_b1": mnasnet.B1,
+    "efficientnet_b0": efficientnet.B0,
+    "mobilenetv2": mobilenet.V2,
+  }
   return made
 
 
@@ -172,15 +171,6 @@ def mnas_tiny(
     skips=skips,
     image_size=32,
   )
-
-
-def _publish(made: tables.TableSpace, **known: blocks.Table) -> None:
-  """Names those of the networks that are in the space."""
-  for name, table in known.items():
-    try:
-      made.published[name] = made.encode(table)
-    except errors.UserError:
-      continue
 
 
 def _literal(blocks_: int, rounded: bool) -> list[Block]:
@@ -212,7 +202,7 @@ def mnas_paper(
   made = _hierarchical(
     _literal(blocks, rounded), stem=32, head=1280, ops=ops, activation=activation
   )
-  _publish(made, mobilenetv2=mobilenet.V2)
+  made.known = {"mobilenetv2": mobilenet.V2}
   return made
 
 
@@ -255,7 +245,7 @@ def mnas_vertex(*, activation: str = "relu") -> tables.TableSpace:
     rules=rules,
     activation=activation,
   )
-  _publish(made, mobilenetv2=mobilenet.V2)
+  made.known = {"mobilenetv2": mobilenet.V2}
   return made
 
 

@@ -7,6 +7,7 @@ Source: google-research/google-research, tunas/mobile_search_space_v3.py (Bender
 import itertools
 from collections.abc import Sequence
 
+from effnets import errors
 from effnets.models import blocks, layers
 from effnets.search import space
 from effnets.search.spaces import registry, tables
@@ -201,6 +202,20 @@ class _Depths(tables.TableSpace):
     """Returns how many different keys there are: layers beyond the depth have no effect."""
     each = [len(self.decisions[place].choices) for place in (1, 2)]
     return sum((each[0] * each[1]) ** depth for depth in (2, 3, 4)) ** len(_OFA)
+
+  def encode(self, spec: blocks.Table) -> tuple[int, ...]:
+    """Returns tokens of a table. Raises: UserError if it is outside."""
+    values = {}
+    for index, (channels, *_) in enumerate(_OFA):
+      rows = [row for row in blocks.unroll(spec.rows) if row.channels == channels]
+      values[f"stage{index}.depth"] = len(rows)
+      for layer, row in enumerate(rows):
+        values[f"stage{index}.kernel{layer}"] = row.kernel
+        values[f"stage{index}.expand{layer}"] = row.expand
+    found = self.tokens(values)
+    if blocks.unroll(self.decode(found).rows) != blocks.unroll(spec.rows):
+      raise errors.UserError(f"this network is not in the space {self.name!r}.")
+    return found
 
 
 @registry.register("ofa")

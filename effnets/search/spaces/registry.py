@@ -40,13 +40,11 @@ def create(name: str, **settings: Any) -> space.Space:
     raise errors.unknown("config.search.space", name, "a space", _MAKERS)
   maker = _MAKERS[name]
   valid = inspect.signature(maker).parameters
-  for key, value in settings.items():
+  for key in settings:
     if key not in valid:
-      raise errors.unknown(
-        "config.search.settings", key, f"a setting of the space {name!r}", valid
-      ) from None
-    del value
+      raise errors.unknown("config.search.settings", key, f"a setting of {name!r}", valid)
+  settings = {key: space.plain(value) for key, value in settings.items()}
   made = maker(**settings)
-  made.name, made.settings = name, dict(settings)
+  made.name, made.settings = name, settings
   made.__dict__.pop("version", None)
   return made

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -53,6 +53,11 @@ class TableSpace(space.Space):
     self._known: dict[tuple[int, int], dict[Form, tuple[int, ...]]] = {}
     self._cached = functools.lru_cache(maxsize=200_000)(self._rows)
 
+  @property
+  def image_size(self) -> int:
+    """Height and width that its networks are made for, in pixels."""
+    return self._build.get("image_size", 224)
+
   # From tokens to rows.
 
   def _rows(
@@ -64,9 +69,14 @@ class TableSpace(space.Space):
       self.decisions[place].name.rpartition(".")[2]: self.decisions[place].choices[token]
       for place, token in zip(span, chosen, strict=True)
     }
-    rows = tuple(self._part(stage, values, inputs))
+    rows, before = [], inputs
+    for row in self._part(stage, values, inputs):
+      # So that equal networks have equal tables.
+      adds = row.repeats > 1 or (row.stride == 1 and before == row.channels)
+      rows.append(dataclasses.replace(row, skip=row.skip and adds))
+      before = row.channels
     form, channels = _form(rows, inputs)
-    return rows, channels, form
+    return tuple(rows), channels, form
 
   def _walk(self, tokens: Sequence[int]):
     channels = self._frame.stem
@@ -117,15 +127,16 @@ class TableSpace(space.Space):
     rows = spec.rows
     if self._activation:
       rows = [dataclasses.replace(row, activation=self._activation) for row in rows]
-    head = blocks.Row(HEAD, 1, 1, 1, spec.head, activation=self._activation)
-    stem = blocks.Row(
-      STEM, spec.stem_kernel, spec.stem_stride, 1, spec.stem, activation=self._activation
-    )
+    head = blocks.Row(HEAD, 1, 1, 1, spec.head)
+    stem = blocks.Row(STEM, spec.stem_kernel, spec.stem_stride, 1, spec.stem)
     table = [*blocks.unroll(rows)]
     first = self._encode(0, (stem, *table, head), self._frame.stem)
     found = first if first is not None else self._encode(0, tuple(table), spec.stem)
     if found is None or (first is None and (spec.stem, spec.head) != self._ends()):
-      raise errors.UserError(f"this network is not in the space {self.name!r}: {spec}")
+      layers = " ".join(f"{row.op}:{row.kernel}:{row.channels}x{row.repeats}" for row in spec.rows)
+      raise errors.UserError(
+        f"this network is not in the space {self.name!r}: {spec.stem} {layers} {spec.head}."
+      )
     return found
 
   def _ends(self) -> tuple[int, int]:
@@ -145,6 +156,22 @@ class TableSpace(space.Space):
     return None
 
   # How many there are.
+
+  def chains(self) -> Iterator[blocks.Table]:
+    """Yields networks that together have every layer of the space, each form of a stage once."""
+    # By channels: tokens that lead there.
+    reached: dict[int, tuple[int, ...]] = {self._frame.stem: ()}
+    for stage in range(len(self._spans)):
+      following: dict[int, tuple[int, ...]] = {}
+      for inputs, before in reached.items():
+        for form, chosen in self.forms(stage, inputs).items():
+          channels = form[-1][4] if form else inputs
+          following.setdefault(channels, (*before, *chosen))
+          yield self._finished((*before, *chosen))
+      reached = following
+
+  def _finished(self, tokens: tuple[int, ...]) -> blocks.Table:
+    return self.decode((*tokens, *(0 for _ in range(len(self) - len(tokens)))))
 
   def count_unique(self) -> int:
     """Returns how many different keys there are, exactly: stage by stage, by channels."""
@@ -173,7 +200,7 @@ def _form(rows: Sequence[blocks.Row], inputs: int) -> tuple[Form, int]:
         1 if plain else row.expand,
         row.channels,
         None if plain or row.squeeze is None else row.squeeze.ratio,
-        row.activation,
+        "" if row.op in (STEM, HEAD) else row.activation,
         "pool" if row.pooled else "identity" if row.skip and same else "none",
         row.expand_parts if not plain and row.expand != 1 else 1,
         1 if plain else row.project_parts,

@@ -1,0 +1,241 @@
+"""AssembleNet's space over a fixed set of nodes: dilations, and which edges there are.
+
+Every admissible edge is a decision of its own, so that learned weights of edges can guide its
+mutation: `Assembly.edges`, `AssemblySpace.edges` and `AssemblySpace.with_edges` are for that.
+Source: Ryoo et al. 2020 (arXiv 1905.13209) and its code.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from effnets import errors
+from effnets.search import space
+from effnets.search.spaces import registry
+
+_STEMS = {"rgb": -1, "flow": -2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+  """A stem (level -1, kind `rgb` or `flow`) or a group of residual blocks (kind `block`).
+
+  dilation: in time. inputs: numbers of earlier nodes. filters: a quarter of the output channels.
+  """
+
+  level: int
+  kind: str
+  dilation: int
+  inputs: tuple[int, ...] = ()
+  filters: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+  """A graph of nodes, in topological order."""
+
+  nodes: tuple[Node, ...]
+
+  @property
+  def edges(self) -> tuple[tuple[int, int], ...]:
+    """All (from, to) pairs."""
+    return tuple((i, target) for target, node in enumerate(self.nodes) for i in node.inputs)
+
+  def structure(self) -> list[list[Any]]:
+    """Returns the list that the official code reads: `[type, dilation]` of stems, then blocks."""
+    return [
+      [node.level, list(node.inputs), node.filters, node.dilation, min(node.level, 1) + 1, 0]
+      if node.kind == "block"
+      else [_STEMS[node.kind], node.dilation]
+      for node in self.nodes
+    ]
+
+
+def parse(structure: Sequence[Sequence[Any]]) -> Assembly:
+  """Returns the graph of a list as in `Assembly.structure`."""
+  kinds = {number: kind for kind, number in _STEMS.items()}
+  found = []
+  for fields in structure:
+    if len(fields) == 2:
+      found.append(Node(-1, kinds[fields[0]], fields[1]))
+    else:
+      level, inputs, filters, dilation, *_ = fields
+      found.append(Node(level, "block", dilation, tuple(inputs), filters))
+  return Assembly(tuple(found))
+
+
+ASSEMBLENET_50 = parse(
+  [
+    [-1, 4],
+    [-1, 4],
+    [-2, 1],
+    [-2, 1],
+    [0, [1], 32, 1, 1, 0],
+    [0, [0], 32, 4, 1, 0],
+    [0, [0, 1, 2, 3], 32, 1, 1, 0],
+    [0, [2, 3], 32, 2, 1, 0],
+    [1, [0, 4, 5, 6, 7], 64, 2, 2, 0],
+    [1, [0, 2, 4, 7], 64, 1, 2, 0],
+    [1, [0, 5, 7], 64, 4, 2, 0],
+    [1, [0, 5], 64, 1, 2, 0],
+    [2, [4, 8, 10, 11], 256, 1, 2, 0],
+    [2, [8, 9], 256, 4, 2, 0],
+    [3, [12, 13], 512, 2, 2, 0],
+  ]
+)
+"""The published graph of AssembleNet-50."""
+
+
+class AssemblySpace(space.Space):
+  """Stems and blocks of given numbers; edges from lower to higher levels.
+
+  stems: kinds. counts, filters: blocks of levels 0 to 3, and their filters. dilations: choices; a
+  flow stem has none. Every block has an input, and every node but those of the last level an
+  output. Nodes keep their numbers: graphs that differ only in the order of a level's nodes count as
+  different.
+  """
+
+  kind: ClassVar[str] = "assemblenet"
+
+  def __init__(
+    self,
+    *,
+    stems: Sequence[str],
+    counts: Sequence[int],
+    filters: Sequence[int],
+    dilations: Sequence[int],
+  ):
+    wrong = [stem for stem in stems if stem not in _STEMS]
+    if wrong:
+      raise errors.unknown("config.search.settings.stems", wrong[0], "a kind of stem", _STEMS)
+    self._nodes = [Node(-1, stem, 1) for stem in stems]
+    for level, (count, width) in enumerate(zip(counts, filters, strict=True)):
+      self._nodes += [Node(level, "block", 1, (), width)] * count
+    self._counts = (len(stems), *counts)
+    decisions = [
+      space.Decision(f"node{i}.dilation", tuple(dilations), "dilation")
+      for i, node in enumerate(self._nodes)
+      if node.kind != "flow"
+    ]
+    pairs = [
+      (source, target)
+      for target, node in enumerate(self._nodes)
+      for source, other in enumerate(self._nodes)
+      if other.level < node.level
+    ]
+    names = {pair: "edge{}_{}.edge".format(*pair) for pair in pairs}
+    self.edges = {pair: len(decisions) + index for index, pair in enumerate(pairs)}
+    """The place of the decision about every admissible edge, (from, to)."""
+    decisions += [space.Decision(name, (False, True), "edge") for name in names.values()]
+    rules = []
+    for number in range(len(self._nodes)):
+      for end in (0, 1):
+        ends = tuple(name for pair, name in names.items() if pair[end] == number)
+        if ends:
+          rules.append(space.AnyOf(ends))
+    super().__init__("", decisions, rules)
+
+  def decode(self, tokens: Sequence[int]) -> Assembly:
+    """Returns the graph. Raises: UserError if `tokens` are no point."""
+    self.validate(tokens)
+    chosen = self.values(tokens)
+    found = []
+    for number, node in enumerate(self._nodes):
+      inputs = tuple(s for (s, t), place in self.edges.items() if t == number and tokens[place])
+      dilation = chosen.get(f"node{number}.dilation", 1)
+      found.append(dataclasses.replace(node, dilation=dilation, inputs=inputs))
+    return Assembly(tuple(found))
+
+  def encode(self, spec: Assembly) -> tuple[int, ...]:
+    """Returns tokens of a graph. Raises: UserError if it is outside."""
+    bare = [dataclasses.replace(node, dilation=1, inputs=()) for node in spec.nodes]
+    wrong = [edge for edge in spec.edges if edge not in self.edges]
+    if bare != self._nodes or wrong:
+      reason = f"it has the edges {wrong}" if wrong else "it has other nodes"
+      raise errors.UserError(f"this graph is not in the space {self.name!r}: {reason}.")
+    values: dict[str, Any] = {
+      f"node{i}.dilation": node.dilation for i, node in enumerate(spec.nodes) if node.kind != "flow"
+    }
+    have = set(spec.edges)
+    values |= {self.decisions[place].name: edge in have for edge, place in self.edges.items()}
+    return self.tokens(values)
+
+  def edges_of(self, tokens: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Returns the edges of a graph, by target and source."""
+    return tuple(edge for edge, place in self.edges.items() if tokens[place])
+
+  def with_edges(
+    self,
+    tokens: Sequence[int],
+    edges: Iterable[tuple[int, int]],
+    strength: Mapping[tuple[int, int], float] | None = None,
+  ) -> tuple[int, ...]:
+    """Returns `tokens` with other edges; a node left without input or output gets one back.
+
+    strength: of edges, such as their learned weights; the strongest admissible one comes back,
+    among equal ones the first. None: that of `tokens`' own edges is 1, of others 0.
+
+    Raises: UserError for an edge that is not admissible.
+    """
+    if strength is None:
+      strength = dict.fromkeys(self.edges_of(tokens), 1.0)
+    kept = set(edges)
+    wrong = sorted(kept - set(self.edges))
+    if wrong:
+      raise errors.UserError(f"edges {wrong} are not admissible in {self.name!r}.")
+    for rule in self.rules:
+      group = [edge for edge, p in self.edges.items() if self.decisions[p].name in rule.names]
+      if not kept & set(group):
+        kept.add(max(group, key=lambda edge: strength.get(edge, 0.0)))
+    found = list(tokens)
+    for edge, place in self.edges.items():
+      found[place] = int(edge in kept)
+    return tuple(found)
+
+  def count_raw(self) -> int:
+    """Returns how many points there are, by inclusion and exclusion over nodes without output."""
+    free = len(self) - len(self.edges)
+    total = 0
+    for idle in _below(self._counts[:-1]):
+      ways, lower = 1, 0
+      for level, count in enumerate(self._counts):
+        if level:
+          ways *= (2**lower - 1) ** count
+        if level < len(idle):
+          ways *= math.comb(count, idle[level]) * (-1) ** idle[level]
+          lower += count - idle[level]
+      total += ways
+    return total * math.prod(int(arity) for arity in self.arities[:free])
+
+  count_unique = count_raw
+
+
+def _below(counts: Sequence[int]) -> Iterable[tuple[int, ...]]:
+  if not counts:
+    yield ()
+    return
+  for first in range(counts[0] + 1):
+    for rest in _below(counts[1:]):
+      yield (first, *rest)
+
+
+@registry.register("assemblenet")
+@registry.register(
+  "assemblenet_tiny",
+  stems=("rgb", "flow"),
+  counts=(2, 2, 1),
+  filters=(4, 8, 16),
+  dilations=(1, 2),
+)
+def assemblenet(
+  *,
+  stems: tuple[str, ...] = ("rgb", "rgb", "flow", "flow"),
+  counts: tuple[int, ...] = (4, 4, 2, 1),
+  filters: tuple[int, ...] = (32, 64, 256, 512),
+  dilations: tuple[int, ...] = (1, 2, 4, 8),
+) -> AssemblySpace:
+  """Returns the space over the nodes of the published graph. Args: of `AssemblySpace`."""
+  made = AssemblySpace(stems=stems, counts=counts, filters=filters, dilations=dilations)
+  made.known["assemblenet_50"] = ASSEMBLENET_50
+  return made
