@@ -5,6 +5,7 @@ Each is called as an evaluator, `(space, tokens, seed) -> values`, and carries i
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
@@ -143,6 +144,7 @@ class Trade:
 _MIDDLE = tuple(block.level for block in SPINENET if not block.output)
 _OUTPUTS = tuple(block.level for block in SPINENET if block.output)
 ITEMS = tuple(sorted(_MIDDLE))
+LEVELS = tuple(sorted(set(ITEMS)))
 WINDOW = 5
 
 
@@ -163,7 +165,7 @@ class Permuted:
   def __call__(self, space: Space, tokens: Sequence[int], seed: int = 0) -> Values:
     """Returns `accuracy`."""
     middle, outputs = len(_MIDDLE), len(_OUTPUTS)
-    levels = [ITEMS[token] for token in tokens[:middle]]
+    levels = [LEVELS[token] for token in tokens[:middle]]
     ends = [3 + token for token in tokens[middle : middle + outputs]]
     parents = tokens[middle + outputs :]
     shares = []
@@ -175,31 +177,52 @@ class Permuted:
 
 
 class _PermutedSpace(Space):
-  """Items of one level are one item."""
+  """A space that begins with the levels of intermediate blocks, each as often as in `ITEMS`.
 
-  def canonical(self, tokens):
-    found = super().canonical(tokens)
-    middle = len(_MIDDLE)
-    return tuple(ITEMS[token] for token in found[:middle]) + found[middle:]
+  Blocks of one level are one item, unlike in a permutation of numbered ones, most of which would
+  be the same network.
+  """
+
+  def mask(self, tokens):
+    valid = super().mask(tokens)
+    if len(tokens) >= len(ITEMS):
+      return valid
+    left = [ITEMS.count(level) for level in LEVELS]
+    for token in tokens:
+      left[token] -= 1
+    return np.array(left) > 0
+
+  def change(self, tokens, place, token, rng=None):
+    if place >= len(ITEMS):
+      return super().change(tokens, place, token, rng)
+    # The level is still to come, or it could not be taken here: the two blocks swap.
+    later = [p for p in range(place + 1, len(ITEMS)) if tokens[p] == token]
+    other = later[0 if rng is None else rng.integers(len(later))]
+    changed = list(tokens)
+    changed[place], changed[other] = tokens[other], tokens[place]
+    return tuple(changed)
+
+  def count_raw(self):
+    orders = math.factorial(len(ITEMS))
+    for level in LEVELS:
+      orders //= math.factorial(ITEMS.count(level))
+    return super().count_raw() // len(LEVELS) ** len(ITEMS) * orders
+
+  count_unique = count_raw
 
 
 @functools.cache
 def _permuted() -> Space:
-  decisions = [
-    Decision(f"middle{i}", tuple(range(len(ITEMS))), "middle") for i in range(len(ITEMS))
-  ]
-  decisions += [Decision(f"output{i}", (3, 4, 5, 6, 7), "output") for i in range(len(_OUTPUTS))]
-  rules = [
-    Different(tuple(f"middle{i}" for i in range(len(ITEMS)))),
-    Different(tuple(f"output{i}" for i in range(len(_OUTPUTS)))),
-  ]
+  middle = [Decision(f"middle{i}", LEVELS, "middle") for i in range(len(ITEMS))]
+  outputs = [Decision(f"output{i}", (3, 4, 5, 6, 7), "output") for i in range(len(_OUTPUTS))]
+  decisions, rules = middle + outputs, [Different(tuple(d.name for d in outputs))]
   for index in range(len(SPINENET)):
     before = index + STEM
     reach = before if index >= len(_MIDDLE) else min(WINDOW, before)
     names = tuple(f"parent{index}.{side}" for side in "ab")
     decisions += [Decision(name, tuple(range(1, reach + 1)), "parent") for name in names]
     rules.append(Different(names, ordered=False))
-  return _PermutedSpace("permuted", decisions, rules)
+  return _PermutedSpace("permuted", decisions, rules, settings={"levels": ITEMS})
 
 
 @dataclasses.dataclass(frozen=True)

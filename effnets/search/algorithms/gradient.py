@@ -26,10 +26,11 @@ class Settings:
 
   method: `reinforce`: advantage times log-probability. `ppo`: the clipped ratio of probabilities;
     with one epoch both are the same.
-  batch: results per update. epochs: steps on each batch (PPO). clip: epsilon of PPO. entropy: weight
-  of the whole architecture's entropy. decay: of the baseline, a moving average of batch means.
-  normalise: divide advantages by their standard deviation. per_token: clip every token's ratio
-  instead of the architecture's. max_staleness: updates after which a proposal's result is dropped.
+  batch: results per update. epochs: steps on each batch (PPO). clip: epsilon of PPO.
+  entropy: weight of the whole architecture's entropy. decay: of the baseline, a moving average of
+    batch means. normalise: divide advantages by their standard deviation.
+  per_token: clip every token's ratio instead of the architecture's.
+  max_staleness: updates after which a proposal's result is dropped.
   beta1, beta2, epsilon: Adam's.
   """
 
@@ -104,16 +105,22 @@ def _programs(policy: policies.Policy, settings: Settings) -> dict[str, Any]:
     logits = policy.logits(params, tokens)
     return policies.log_probabilities(logits, tokens, mask, active)
 
-  def loss(params, tokens, mask, active, advantage, old):
+  def ratio(logs, old, own):
+    # What this very policy drew has the ratio 1, and not 1 up to the rounding of another program:
+    # where a gradient nearly vanishes, Adam makes a step out of its sign.
+    return jnp.exp(logs - jnp.where(own, jax.lax.stop_gradient(logs), old))
+
+  def loss(params, tokens, mask, active, advantage, old, own):
     logs, entropy = evaluate(params, tokens, mask, active)
     entropy = entropy.sum(-1).mean()
     if settings.method == "reinforce":
       gain = advantage * logs.sum(-1)
     elif settings.per_token:
-      terms = surrogate(jnp.exp(logs - old), advantage[:, None], settings.clip)
+      ratios = ratio(logs, old, own[:, None])
+      terms = surrogate(ratios, advantage[:, None], settings.clip)
       gain = jnp.sum(jnp.where(active, terms, 0.0), -1)
     else:
-      gain = surrogate(jnp.exp(logs.sum(-1) - old), advantage, settings.clip)
+      gain = surrogate(ratio(logs.sum(-1), old, own), advantage, settings.clip)
     return -gain.mean() - settings.entropy * entropy, entropy
 
   def update(params, state, *batch):
@@ -250,10 +257,11 @@ class PolicyGradient:
     infos = [result.proposal.info for result in batch]
     name = "log_probabilities" if self.settings.per_token else "log_probability"
     old = np.array([info[name] for info in infos], np.float32)
+    own = np.array([info["version"] == self.version for info in infos])
     inputs = *self._inputs([r.tokens for r in batch]), advantage.astype(np.float32), old
-    for _ in range(self.settings.steps):
+    for step in range(self.settings.steps):
       self.params, self._optimizer, entropy = self._programs["update"](
-        self.params, self._optimizer, *inputs
+        self.params, self._optimizer, *inputs, own if step == 0 else np.zeros_like(own)
       )
     self.entropy = float(entropy)
     self.version += 1
@@ -261,11 +269,13 @@ class PolicyGradient:
   def summary(self) -> dict[str, float]:
     """Returns the policy's version and entropy (nats, per architecture), the baseline and counts.
 
-    duplicates: share of the results whose network had been seen before.
+    duplicates: share of the results whose network had been seen before. There is no entropy
+    before the first proposal.
     """
+    entropy = {} if self.entropy is None else {"entropy": self.entropy}
     return {
+      **entropy,
       "version": self.version,
-      "entropy": float("nan") if self.entropy is None else self.entropy,
       "baseline": self.baseline.value,
       "failed": self.failed,
       "stale": self.stale,
