@@ -11,6 +11,7 @@ import pathlib
 from typing import Any
 
 import flax.linen as nn
+import ml_collections
 
 from effnets import errors, models
 from effnets.models import families
@@ -75,6 +76,24 @@ models.registry.register(
   ),
   listed=False,
 )
+
+
+def section(space: str) -> ml_collections.ConfigDict:
+  """Returns `config.model` of a network in `space`, yet to be chosen: until then one of it."""
+  return ml_collections.ConfigDict(
+    {
+      "name": NAME,
+      "space": space,
+      "space_options": "",
+      "tokens": (),
+      "dropout_rate": 0.0,
+      "drop_path_rate": 0.0,
+      "padding": "SAME",
+      "dtype": "float32",
+      "remat": "none",
+      "frozen_blocks": 0,
+    }
+  )
 
 
 def set_tokens(config: Any, space: space_lib.Space, tokens: tuple[int, ...]) -> None:

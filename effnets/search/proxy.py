@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from effnets import errors, models, training
-from effnets.search import network, shared
+from effnets import errors, training
+from effnets.search import cost, network, shared
 from effnets.search import study as study_lib
 from effnets.search.running import FailedError, InfeasibleError
 
@@ -93,9 +93,9 @@ class Proxy:
 
     Raises: InfeasibleError, FailedError with the reason; other errors are the machine's.
     """
+    values = self.cost(space, tokens)
     config = child(self._config, space, tokens, seed)
     try:
-      values = self.cost(space, tokens, config)
       return {**self._train(config, space.key(tokens)), **values}
     except FloatingPointError as error:
       raise FailedError(f"not finite: {error}") from error
@@ -106,21 +106,17 @@ class Proxy:
         raise FailedError(f"out of memory: {first}; give config.batch_size less.") from error
       raise
 
-  def cost(self, space: Any, tokens: tuple[int, ...], config: Any = None) -> dict[str, float]:
+  def cost(self, space: Any, tokens: tuple[int, ...]) -> dict[str, float]:
     """Returns what the network costs, which needs no training.
 
     Raises: InfeasibleError if that is more than a limit.
     """
-    config = child(self._config, space, tokens, 0) if config is None else config
+    size = self._config.data.image_size
     try:
-      net = models.create(**config.model.to_dict(), num_classes=self._classes)
-      if self.shared is not None:
-        count = self.shared.count(net, config.data.image_size)
-      else:
-        count = models.count(net, config.data.image_size)
+      found = cost.of(space, tokens, image_size=size, num_classes=self._classes)
     except errors.UserError as error:
       raise InfeasibleError(str(error)) from error
-    values = {"params": count.params, "madds": count.madds}
+    values: dict[str, float] = {"params": found.params, "madds": found.madds}
     if self._costs is not None:
       values |= self._costs(space, tokens)
     for name, most in self._limits.items():

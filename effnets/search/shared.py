@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from effnets import data, errors, models, tasks, training
+from effnets import data, errors, tasks, training
 from effnets.models import initialize, layers, network
 from effnets.training import assembly, optimizers
 
@@ -96,16 +96,6 @@ def chain(net: network.Network) -> list[Part]:
   return [*parts, Part(("classifier",), (alone(bound.classifier),))]
 
 
-@dataclasses.dataclass(frozen=True)
-class Counted:
-  """What is known of a part on inputs of a shape: as `models.Count`, its leaves, its output."""
-
-  params: int
-  madds: int
-  leaves: initialize.Declared
-  output: tuple[int, ...]
-
-
 class Shared:
   """Trains children of one proxy task; safe to call from several threads.
 
@@ -135,34 +125,27 @@ class Shared:
         )
     self._lock = threading.Lock()
     self._programs: dict[Any, Any] = {}
-    self._counted: dict[Any, Counted] = {}
+    self._known: dict[Any, tuple[initialize.Declared, tuple[int, ...]]] = {}
     self._batches: dict[int, list] = {}
     self._validation: list | None = None
     self.compiling = 0.0
     """Seconds that went into new programs, over all threads."""
 
-  def count(self, net: network.Network, image_size: int) -> models.Count:
-    """Returns parameters and multiply-adds, traced once for each part and shape."""
-    found = self._walk(net, image_size)
-    return models.Count(sum(c.params for c in found), sum(c.madds for c in found))
-
-  def _walk(self, net: network.Network, image_size: int) -> list[Counted]:
+  def _leaves(self, net: network.Network, image_size: int) -> list[initialize.Declared]:
+    """Returns the leaves of every part, traced once for each part and shape."""
     shape, found = (1, image_size, image_size, 3), []
     for part in chain(net):
       if part.names == ("classifier",):
         shape = (shape[0], shape[-1])
       key = (part.key, shape)
-      if key not in self._counted:
+      if key not in self._known:
         module = part.modules[0]
         inputs = [jax.ShapeDtypeStruct(shape, jnp.float32)]
-        plain = module.clone(settings=dataclasses.replace(module.settings, plain=True))
-        counted = models.count(plain, inputs=inputs)
-        leaves = initialize.declared(module, inputs=inputs)
         _, arguments = initialize.trace(module, inputs=inputs)
         output = jax.eval_shape(lambda *args, m=module: m.init_with_output(*args)[0], *arguments)
-        self._counted[key] = Counted(counted.params, counted.madds, leaves, output.shape)
-      found.append(self._counted[key])
-      shape = found[-1].output
+        self._known[key] = initialize.declared(module, inputs=inputs), output.shape
+      leaves, shape = self._known[key]
+      found.append(leaves)
     return found
 
   def train(self, config: Any) -> dict[str, float]:
@@ -209,11 +192,11 @@ class Shared:
   def _fresh(self, net: network.Network, config: Any) -> tuple[list, list]:
     """Returns every part's parameters and state, drawn as the whole network's would be."""
     params, state = [], []
-    for part, counted in zip(chain(net), self._walk(net, config.data.image_size), strict=True):
+    leaves = self._leaves(net, config.data.image_size)
+    for part, own in zip(chain(net), leaves, strict=True):
       name = part.names[0]
-      drawn = initialize.draw(
-        {(kind, name, *rest): leaf for (kind, *rest), leaf in counted.leaves.items()}, config.seed
-      )
+      named = {(kind, name, *rest): leaf for (kind, *rest), leaf in own.items()}
+      drawn = initialize.draw(named, config.seed)
       for kind, into in (("params", params), ("batch_stats", state)):
         into.append((drawn.get(kind, {}).get(name, {}),))
     return jax.device_put((params, state), self._device)

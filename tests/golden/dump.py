@@ -57,6 +57,10 @@ CONFIGS = (
   "configs/randaugment.py:coco",
   "configs/randaugment.py:imagenet",
   "configs/randaugment.py:svhn,wide_resnet_28_2",
+  "configs/retrain.py",
+  "configs/retrain.py:imagenet",
+  "configs/search_mnasnet.py",
+  "configs/search_mnasnet.py:imagenet",
   "configs/spinenet.py",
   "configs/spinenet.py:49",
 )
