@@ -1,8 +1,9 @@
 """Children trained by programs that they share: one for each block and shape, not for each child.
 
-A network of a space is a chain of parts: stem, blocks, head. Each part's forward pass, with its
-pull-back, its update and its evaluation are programs of their own, known by the part's settings and
-the shape of its input. Networks of one space are made of the same few parts, so a child that brings
+A network of a space is a chain of parts: stem, blocks, head. Each part's forward pass, its
+pull-back and its evaluation are programs of their own, known by the part's settings and the shape
+of its input; the optimizer sees a part's parameters as one vector, so that it needs one program for
+each power of two. Networks of one space are made of the same few parts, so a child that brings
 no new part compiles nothing, where the loop compiles for tens of seconds.
 
 Data, task, loss, optimizer and initial values are the loop's, so the numbers are too, up to the
@@ -11,6 +12,7 @@ order of sums. What spans several parts, or outlives a child, is left to the loo
 
 import dataclasses
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +25,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from effnets import data, errors, tasks, training
+from effnets import data, errors, parallel, tasks, training
 from effnets.models import initialize, layers, network
 from effnets.training import assembly, optimizers
+
+_ELEMENTWISE = ("rmsprop", "sgd", "adam")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +112,19 @@ class Shared:
     self._device = device or jax.local_devices()[0]
     clip = config.optimizer.get("clip_norm")
     undecayed = config.optimizer.get("undecayed", ())
+    # The update of a vector of all parameters is theirs if it is one by one.
+    name = config.optimizer.get("name")
+    if name not in _ELEMENTWISE:
+      raise errors.UserError(
+        f"config.optimizer.name={name!r} cannot be trained by shared programs, only "
+        f"{', '.join(_ELEMENTWISE)}; set one, or config.search.proxy.execution='loop'."
+      )
     for key, value, usual in (
       ("task.name", config.task.name, "classification"),
       ("ema.decay", config.ema.decay, 0.0),
       ("accumulate", config.accumulate, 1),
       ("optimizer.clip_norm", clip, None),
+      ("optimizer.clip_each", config.optimizer.get("clip_each"), None),
       ("optimizer.undecayed", tuple(undecayed or ()), ()),
       ("optimizer.frozen", tuple(config.optimizer.get("frozen", ()) or ()), ()),
       ("execution", config.execution, "jit"),
@@ -157,49 +169,58 @@ class Shared:
     task, net = ready.task, ready.task.module
     with jax.default_device(self._device):
       parts = chain(net)
-      params, state = self._fresh(net, config)
+      params, state, shapes = self._fresh(net, config)
+      # A part's programs hold for its modules, the shapes of their weights and that of its input.
+      keys = [(p.key, tuple(_leaves(s))) for p, s in zip(parts, shapes, strict=True)]
       optimizer = self._program("optimizer", lambda: ready.optimizer)
-      decay = optimizers.coupled_weight_decay(config.optimizer)
-      decays = optimizers.decay_rule(config.optimizer)
-      opt = [_start(optimizer, _named(p)) for p in params]
+      decays = [_decays(own, config) for own in shapes]
+      opt = [_start(optimizer, len(flat)) for flat in params]
+      params, state, opt = jax.device_put((params, state, opt), self._device)
       losses = []
       examples = self._program("examples", lambda: jax.jit(_examples(task)))
       seed = jnp.uint32(config.seed)
       for batch in self._training(config, ready):
-        x, targets, weight, keys = examples(batch, seed)
+        x, targets, weight, noise = examples(batch, seed)
         pulls = []
         for i, part in enumerate(parts[:-1]):
-          forward = functools.partial(_forward, part)
-          x, pull, state[i] = self._call(("forward", part.key), forward, params[i], state[i], x)
+          forward = functools.partial(_forward, part, shapes[i])
+          x, pull, state[i] = self._call(("forward", keys[i]), forward, params[i], state[i], x)
           pulls.append(pull)
-        last = functools.partial(_last, parts[-1], net.dropout_rate)
         loss, pull = self._call(
-          ("last", parts[-1].key, net.dropout_rate), last, params[-1], x, targets, weight, keys
+          ("last", keys[-1], net.dropout_rate),
+          functools.partial(_last, parts[-1], shapes[-1], net.dropout_rate),
+          *(params[-1], targets, weight, noise, x),
         )
         losses.append(loss)
+        pulls.append(pull)
         gradient = jnp.ones_like(loss)
         for i in reversed(range(len(parts))):
-          part, pull = parts[i], pull if i == len(parts) - 1 else pulls[i]
-          backward = functools.partial(_backward, optimizer, decay, decays)
-          gradient, params[i], opt[i] = self._call(
-            ("backward", part.key), backward, pull, gradient, params[i], opt[i]
+          of_params, gradient = self._call(("back", keys[i]), _back, pulls[i], gradient)
+          params[i], opt[i] = self._call(
+            "update", functools.partial(_update, optimizer), of_params, opt[i], decays[i], params[i]
           )
       worst = np.asarray(jnp.stack(losses))
       if not np.isfinite(worst).all():
         raise FloatingPointError(f"the loss of step {int(np.argmin(np.isfinite(worst)))} is NaN")
-      return self._evaluate(config, ready, parts, params, state)
+      programs = list(zip(parts, shapes, keys, strict=True))
+      return self._evaluate(config, ready, programs, params, state)
 
-  def _fresh(self, net: network.Network, config: Any) -> tuple[list, list]:
-    """Returns every part's parameters and state, drawn as the whole network's would be."""
-    params, state = [], []
+  def _fresh(self, net: network.Network, config: Any) -> tuple[list, list, list]:
+    """Returns every part's parameters, one after the other in a vector, its state, and shapes.
+
+    Values are drawn as the whole network's would be.
+    """
+    params, state, shapes = [], [], []
     leaves = self._leaves(net, config.data.image_size)
     for part, own in zip(chain(net), leaves, strict=True):
       name = part.names[0]
       named = {(kind, name, *rest): leaf for (kind, *rest), leaf in own.items()}
       drawn = initialize.draw(named, config.seed)
-      for kind, into in (("params", params), ("batch_stats", state)):
-        into.append((drawn.get(kind, {}).get(name, {}),))
-    return jax.device_put((params, state), self._device)
+      tree = drawn["params"][name]
+      shapes.append(jax.tree.map(np.shape, tree))
+      params.append(_flat(tree))
+      state.append((drawn.get("batch_stats", {}).get(name, {}),))
+    return params, state, shapes
 
   def _training(self, config: Any, ready: assembly.Ready) -> list:
     """Returns the batches of a whole training on the host: the same for all children of a seed."""
@@ -221,7 +242,7 @@ class Shared:
       return self._batches[config.seed]
 
   def _evaluate(
-    self, config: Any, ready: assembly.Ready, parts: Sequence[Part], params: list, state: list
+    self, config: Any, ready: assembly.Ready, programs: Sequence, params: list, state: list
   ) -> dict[str, float]:
     source = ready.splits[config.data.split.validation]
     with self._lock:
@@ -243,9 +264,9 @@ class Shared:
     logits, kept = [], []
     for batch in self._validation:
       x = inputs(batch)
-      for i, part in enumerate(parts):
-        predict = functools.partial(_predict, part)
-        x = self._call(("predict", part.key), predict, params[i], state[i], x)
+      for i, (part, shapes, key) in enumerate(programs):
+        predict = functools.partial(_predict, part, shapes)
+        x = self._call(("predict", key), predict, params[i], state[i], x)
       logits.append(np.asarray(x)[batch["mask"]])
       kept.append({n: v[batch["mask"]] for n, v in batch.items() if n not in ("image", "mask")})
     examples = {name: np.concatenate([k[name] for k in kept]) for name in kept[0]}
@@ -272,15 +293,47 @@ class Shared:
     return result
 
 
-def _named(params: PyTree) -> dict[str, PyTree]:
-  """Returns the parameters of a part as decay rules read their paths."""
-  return {"part": params}
+def _is_shape(value: Any) -> bool:
+  return isinstance(value, tuple)
 
 
-def _start(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
+def _leaves(shapes: PyTree) -> list[tuple[int, ...]]:
+  return jax.tree.leaves(shapes, is_leaf=_is_shape)
+
+
+def _decays(shapes: PyTree, config: Any) -> Float[np.ndarray, "n"]:
+  """Returns the factor of every parameter of a part in the gradient of its decay."""
+  factor = optimizers.coupled_weight_decay(config.optimizer)
+  rule = optimizers.decay_rule(config.optimizer)
+
+  def fill(path, shape):
+    return np.full(shape, factor * rule(f"part/{parallel.path_name(path)}"), np.float32)
+
+  return _flat(jax.tree_util.tree_map_with_path(fill, shapes, is_leaf=_is_shape))
+
+
+def _flat(tree: PyTree) -> Float[np.ndarray, "n"]:
+  """Returns the leaves one after the other, padded to a size that few programs go with."""
+  whole = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+  size = 1 << max(6, (len(whole) - 1).bit_length())
+  return np.pad(whole, (0, size - len(whole)))
+
+
+def _tree(flat: Float[Array, "n"], shapes: PyTree) -> PyTree:
+  """Returns the tree that `_flat` had."""
+  leaves, structure = jax.tree.flatten(shapes, is_leaf=_is_shape)
+  ends = np.cumsum([math.prod(shape) for shape in leaves])
+  cut = [
+    flat[end - math.prod(shape) : end].reshape(shape)
+    for shape, end in zip(leaves, ends, strict=True)
+  ]
+  return jax.tree.unflatten(structure, cut)
+
+
+def _start(optimizer: optax.GradientTransformation, size: int) -> PyTree:
   """Returns the optimizer's first state, which is constant in every leaf, without a program."""
-  shapes = jax.eval_shape(optimizer.init, params)
-  values = optimizer.init(jax.tree.map(lambda _: np.zeros((), np.float32), params))
+  shapes = jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((size,), jnp.float32))
+  values = optimizer.init(np.zeros((), np.float32))
   return jax.tree.map(lambda s, v: np.full(s.shape, v, s.dtype), shapes, values)
 
 
@@ -292,9 +345,12 @@ def _examples(task: tasks.Task) -> Callable:
   return examples
 
 
-def _forward(part: Part) -> Callable:
-  def forward(params, state, x):
-    return jax.vjp(lambda p, x: part.apply(p, state, x, True), params, x, has_aux=True)
+def _forward(part: Part, shapes: PyTree) -> Callable:
+  def apply(flat, x, state):
+    return part.apply((_tree(flat, shapes),), state, x, True)
+
+  def forward(flat, state, x):
+    return jax.vjp(lambda flat, x: apply(flat, x, state), flat, x, has_aux=True)
 
   return jax.jit(forward)
 
@@ -303,41 +359,41 @@ def _pooled(x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
   return x.mean((1, 2), dtype=jnp.float32)
 
 
-def _last(part: Part, rate: float) -> Callable:
+def _last(part: Part, shapes: PyTree, rate: float) -> Callable:
   classifier = part.modules[0]
 
-  def loss(params, x, targets, weight, keys):
+  def loss(flat, targets, weight, keys, x):
     pooled = _pooled(x)
     if rate > 0:
       pooled = layers.dropout(pooled, keys, rate)
-    logits = classifier.apply({"params": params[0]}, pooled)
+    logits = classifier.apply({"params": _tree(flat, shapes)}, pooled)
     return jnp.mean(weight * optax.softmax_cross_entropy(logits, targets))
 
   return jax.jit(
-    lambda params, x, targets, weight, keys: jax.vjp(
-      lambda p, x: loss(p, x, targets, weight, keys), params, x
+    lambda flat, targets, weight, keys, x: jax.vjp(
+      lambda flat, x: loss(flat, targets, weight, keys, x), flat, x
     )
   )
 
 
-def _backward(
-  optimizer: optax.GradientTransformation, decay: float, decays: optimizers.Rule
-) -> Callable:
-  def backward(pull, gradient, params, opt):
-    of_params, of_inputs = pull(gradient)
-    of_params, named = _named(of_params), _named(params)
-    if decay:
-      of_params = optimizers.add_coupled_decay(of_params, named, decay, rule=decays)
-    updates, opt = optimizer.update(of_params, opt, named)
-    return of_inputs, optax.apply_updates(named, updates)["part"], opt
-
-  return jax.jit(backward, donate_argnums=3)
+def _back() -> Callable:
+  return jax.jit(lambda pull, gradient: pull(gradient))
 
 
-def _predict(part: Part) -> Callable:
-  def predict(params, state, x):
+def _update(optimizer: optax.GradientTransformation) -> Callable:
+  def update(gradient, opt, decays, params):
+    updates, opt = optimizer.update(gradient + decays * params, opt, params)
+    return optax.apply_updates(params, updates), opt
+
+  # Not the parameters: pull-backs of this step still hold those of other parts.
+  return jax.jit(update, donate_argnums=1)
+
+
+def _predict(part: Part, shapes: PyTree) -> Callable:
+  def predict(flat, state, x):
+    tree = _tree(flat, shapes)
     if part.names == ("classifier",):
-      return part.modules[0].apply({"params": params[0]}, _pooled(x))
-    return part.apply(params, state, x, False)[0]
+      return part.modules[0].apply({"params": tree}, _pooled(x))
+    return part.apply((tree,), state, x, False)[0]
 
   return jax.jit(predict)

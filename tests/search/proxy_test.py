@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effnets import configuration, errors, models, recipes, training
-from effnets.search import network, proxy, shared, spaces
+from effnets.search import network, population, proxy, shared, spaces
 from effnets.search.running import FailedError, InfeasibleError
 from effnets.search.study import Record, State
 from tests.search import stand_ins
@@ -183,3 +183,19 @@ def test_arch_of_a_search(tmp_path):
   path.write_text(json.dumps({"space": {**about, "space_version": "0000"}, "top": top}))
   with pytest.raises(errors.UserError, match="config.arch=.*0000"):
     network.read(str(path))
+
+
+def test_a_population_is_its_members_apart():
+  """Two seeds and a doubled learning rate in one program, against shared programs one by one."""
+  config = proxy.child(tiny_config(2), SPACE, SMALL, 5)
+  members = [population.Member(5), population.Member(6), population.Member(5, rate=2.0)]
+  found = population.train(config, members)
+  trainer = shared.Shared(config)
+  for member, figures in zip(members, found, strict=True):
+    alone = proxy.child(tiny_config(2), SPACE, SMALL, member.seed).copy_and_resolve_references()
+    alone.optimizer.learning_rate *= member.rate
+    if member.rate != 1:
+      trainer = shared.Shared(alone)  # the rate is part of its update
+    expected = trainer.train(alone)
+    assert figures["cross_entropy"] == pytest.approx(expected["cross_entropy"], rel=2e-5)
+  assert len({f["cross_entropy"] for f in found}) == 3
