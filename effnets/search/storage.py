@@ -16,12 +16,13 @@ import time
 import warnings
 from typing import Any
 
-import optuna
-import sqlalchemy.event
-import sqlalchemy.exc
 from absl import logging
 
 from effnets import errors
+
+optuna = errors.package("optuna", extra="search", what="a study")
+sqlalchemy_errors = errors.package("sqlalchemy.exc", extra="search", what="a study")
+sqlalchemy_event = errors.package("sqlalchemy.event", extra="search", what="a study")
 
 HEARTBEAT = 20
 """Seconds between two signs of life of a worker."""
@@ -31,8 +32,8 @@ GRACE = 120
 _AWAY = (
   OSError,
   optuna.exceptions.StorageInternalError,
-  sqlalchemy.exc.DBAPIError,
-  sqlalchemy.exc.TimeoutError,
+  sqlalchemy_errors.DBAPIError,
+  sqlalchemy_errors.TimeoutError,
 )
 
 
@@ -118,24 +119,36 @@ def _open(where: str) -> optuna.storages.BaseStorage:
       found = optuna.storages.RDBStorage(
         url, engine_kwargs=options, heartbeat_interval=HEARTBEAT, grace_period=GRACE
       )
-    except (sqlalchemy.exc.ArgumentError, ImportError) as error:
+    except (sqlalchemy_errors.ArgumentError, ImportError) as error:
       raise errors.UserError(
         f"The study's place {shown(where)!r} is no database that can be opened ({error}); give a "
         "file, journal:FILE or a URL such as postgresql://USER@HOST/NAME."
       ) from error
   if url.startswith("sqlite"):
-    # Readers and a writer at the same time, and no wait for the disk at every commit: what a killed
-    # process has written is safe, and a power failure takes the last trials, never the file.
     found.engine.dispose()
-    sqlalchemy.event.listen(found.engine, "connect", _write_ahead)
+    sqlalchemy_event.listen(found.engine, "connect", _prepare_sqlite)
+    sqlalchemy_event.listen(found.engine, "begin", _begin_sqlite)
   return optuna.storages.get_storage(found)
 
 
-def _write_ahead(connection: Any, _: Any) -> None:
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+  """Sets a new connection to SQLite up."""
+  # Python's module would begin a transaction at the first write, after what it depends on was read.
+  connection.isolation_level = None
   cursor = connection.cursor()
+  # No wait for the disk at every commit: what a killed process has written is safe, and a power
+  # failure takes the last trials, never the file.
   cursor.execute("PRAGMA journal_mode=WAL")
   cursor.execute("PRAGMA synchronous=NORMAL")
   cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+  """Takes the lock before anything is read: SQLite ignores Optuna's SELECT FOR UPDATE.
+
+  Without it two workers that look at a waiting trial at the same moment both get it.
+  """
+  connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 class Heartbeat:

@@ -24,12 +24,12 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import optuna
-from optuna.trial import TrialState
-
 from effnets import errors
 from effnets.search import storage as storage_lib
 from effnets.search.algorithms import base
+
+optuna = storage_lib.optuna
+TrialState = optuna.trial.TrialState
 
 
 class State(enum.StrEnum):
@@ -152,7 +152,7 @@ class Study:
     return storage_lib.shown(self.storage.where)
 
   @property
-  def optuna(self) -> optuna.Study:
+  def whole(self) -> Any:
     """The study as Optuna's own plots and tools take it."""
     return optuna.load_study(study_name=self.name, storage=self.storage.raw)
 

@@ -7,7 +7,6 @@ import time
 
 import optuna
 import pytest
-import sqlalchemy.exc
 
 from effnets import errors
 from effnets.search import running, storage
@@ -67,7 +66,7 @@ def test_stored_history_is_what_the_algorithm_saw(kind, tmp_path):
   # Serial: each was proposed knowing all before it.
   assert [r.proposal.info.get("told", 0) for r in records] == list(range(20))
   # Optuna's own view of the same study.
-  assert study.optuna.best_value == max(r.reward for r in records)
+  assert study.whole.best_value == max(r.reward for r in records)
   again = Study(SPACE, where[kind]) if kind != "memory" else study
   assert study_lib.history(again.records()) == study_lib.history(records)
 
@@ -176,6 +175,28 @@ def test_a_search_that_runs_out_of_proposals(window):
   assert [r.number for r in records] == [r.number for r in algorithm.told] == list(range(6))
 
 
+def test_two_workers_never_get_the_same_trial(tmp_path, monkeypatch):
+  """The second one looks while the first is between reading that it waits and taking it."""
+  first, second = (Study(SPACE, f"{tmp_path}/study.db") for _ in range(2))
+  proposal = stand_ins.Random(SPACE).propose(0)
+  first.queue(0, proposal, key=SPACE.key(proposal.tokens))
+  found = []
+  other = threading.Thread(target=lambda: found.append(second.take("second:1:1")))
+  backend = first.storage.raw._backend
+  check = backend.check_trial_is_updatable
+
+  def interrupted(*args):
+    if other.ident is None:
+      other.start()
+      other.join(timeout=0.5)
+    return check(*args)
+
+  monkeypatch.setattr(backend, "check_trial_is_updatable", interrupted)
+  mine = first.take("first:1:1")
+  other.join()
+  assert (mine is None) != (found[0] is None)
+
+
 def test_equal_networks_are_evaluated_once():
   space = stand_ins.Space(sums=True)
   for workers in (None, 3):
@@ -246,7 +267,7 @@ def test_nan_and_infinity_are_no_numbers(bad):
   assert records[3].state is State.FAILED and f"accuracy={bad}" in records[3].error
   assert algorithm.told[3].reward is None
   assert len(counting.asked) == 20  # the same would come of another try
-  states = [t.state for t in study.optuna.trials]
+  states = [t.state for t in study.whole.trials]
   assert states.count(optuna.trial.TrialState.FAIL) == 1
 
 
@@ -352,7 +373,9 @@ def test_two_searches_in_one_study_are_refused():
 
 def test_a_database_that_goes_away(tmp_path, monkeypatch):
   study = Study(SPACE, f"{tmp_path}/study.db")
-  broken = sqlalchemy.exc.OperationalError("select", {}, Exception("server closed the connection"))
+  broken = storage.sqlalchemy_errors.OperationalError(
+    "select", {}, Exception("server closed the connection")
+  )
   method, calls = study.storage.raw.set_trial_state_values, []
 
   def flaky(*args, **kwargs):
