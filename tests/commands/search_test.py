@@ -4,9 +4,11 @@ import json
 import threading
 
 import pytest
+from absl.testing import flagsaver
 
-from effnets import commands, configuration, errors
-from effnets.search import running, settings, study
+from effnets import commands, configuration, errors, main
+from effnets.pipelines import sweep
+from effnets.search import report, running, settings, spaces, study
 from effnets.search.algorithms import base
 
 # The package's attribute of that name is the command.
@@ -143,3 +145,30 @@ def test_line_of_progress():
     "search: trial 37/100, reward 0.6123, best 0.6123 (trial 36), entropy 10.23, 4 duplicates, "
     "2 infeasible, 1 failures, 1:05:12 left"
   )
+
+
+def test_what_was_found_is_trained_by_the_retraining_config(tmp_path):
+  space = spaces.create("mnas_tiny")
+  rows = [space.tokens({}), space.tokens({"block1.kernel": 5})]
+  records = [
+    study.Record(
+      n,
+      base.Proposal(tokens),
+      space.key(tokens),
+      study.State.COMPLETE,
+      reward=1.0 - n,
+      values={"accuracy": 0.5, "madds": 1.0},
+    )
+    for n, tokens in enumerate(rows)
+  ]
+  report.write(tmp_path, space, records, title="t", gain="accuracy", cost="madds", top=5)
+  path = tmp_path / "best.json"
+  for text, tokens in ((f"{path}", rows[0]), (f"{path}:2", rows[1])):
+    with flagsaver.flagsaver():
+      words = ["main", "--config=configs/retrain.py", f"--config.arch={text}"]
+      config, _, mode = main.parse(words)
+    assert (config.model.name, config.model.tokens, mode) == ("searched", tokens, "train")
+    assert config.arch == text
+  config = configuration.load(f"configs/retrain.py:arch={path},top=2")
+  members = sweep.members_of(config)
+  assert [m.configs[0].model.tokens for m in members.values()] == rows
