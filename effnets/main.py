@@ -58,6 +58,8 @@ MODES = (
   "plan",
   "report",
   "show",
+  "search",
+  "worker",
 )
 
 _CONFIG = flags.DEFINE_string("config", None, "FILE[:ARG], such as configs/efficientnet.py:b7.")
@@ -124,6 +126,10 @@ def parse(argv: Sequence[str]) -> tuple[Any, str, str]:
   for key, text in overrides:
     if key != "weights":
       configuration.override(config, key, text)
+    if key == "arch":
+      from effnets.search import network
+
+      network.configure(config, text)
   configuration.check(config)
   return config, workdir, _MODE.value
 

@@ -226,23 +226,46 @@ def init(
       else. image_size, kwargs: as of `trace`.
   Raises: ValueError if a leaf was not declared through `parameter` or `state`.
   """
+  return draw(declared(module, image_size, **kwargs), seed)
+
+
+Declared = dict[tuple[str, ...], tuple[Initializer, tuple[int, ...]]]
+"""Initialiser and shape of every leaf, by collection and names."""
+
+
+def declared(
+  module: nn.Module, image_size: int | tuple[int, int] | None = None, **kwargs: Any
+) -> Declared:
+  """Returns what `draw` needs to know of the module's leaves.
+
+  Args: as of `trace`.
+  Raises: ValueError if a leaf was not declared through `parameter` or `state`.
+  """
   run, arguments = trace(module, image_size, **kwargs)
   shapes = dict(jax.eval_shape(run, *arguments))
   initializers = {}
   for (*scope, last), initializer in _leaves(shapes.pop(_NOTES, {})):
     collection, separator, name = last.partition(":")
     if separator:
-      initializers[leaf_path(collection, *scope, name)] = initializer
-  variables: dict[str, Any] = {}
+      initializers[(collection, *scope, name)] = initializer
+  found = {}
   for names, shape in _leaves(shapes):
-    path = leaf_path(*names)
-    if path not in initializers:
+    if names not in initializers:
       raise ValueError(
-        f"{path} has no known initialiser; declare it with initialize.parameter or .state."
+        f"{leaf_path(*names)} has no known initialiser; declare it with initialize.parameter or "
+        ".state."
       )
-    rng = np.random.default_rng((seed, zlib.crc32(path.encode())))
+    found[names] = initializers[names], shape.shape
+  return found
+
+
+def draw(leaves: Declared, seed: int) -> dict[str, Any]:
+  """Returns the initial values of `leaves`, nested by their names; see `init`."""
+  variables: dict[str, Any] = {}
+  for names, (initializer, shape) in leaves.items():
+    rng = np.random.default_rng((seed, zlib.crc32(leaf_path(*names).encode())))
     target = variables
     for name in names[:-1]:
       target = target.setdefault(name, {})
-    target[names[-1]] = initializers[path].draw(rng, shape.shape)
+    target[names[-1]] = initializer.draw(rng, shape)
   return variables

@@ -65,16 +65,21 @@ class Entry:
 
 
 _ENTRIES: dict[str, Entry] = {}
+_UNLISTED: set[str] = set()
 
 
-def register(entry: Entry) -> Entry:
+def register(entry: Entry, *, listed: bool = True) -> Entry:
   """Returns `entry`, now known by its name.
+
+  listed: whether `list_models` names it; not what is no network by itself.
 
   Raises: ValueError if the name is taken or not lower-case.
   """
   if entry.name in _ENTRIES or entry.name != entry.name.lower():
     raise ValueError(f"model name {entry.name!r} is taken or not lower-case.")
   _ENTRIES[entry.name] = entry
+  if not listed:
+    _UNLISTED.add(entry.name)
   return entry
 
 
@@ -91,7 +96,8 @@ def list_models(pattern: str = "*", task: str | None = None) -> list[str]:
   >>> list_models("efficientnet_b[0-2]")
   ['efficientnet_b0', 'efficientnet_b1', 'efficientnet_b2']
   """
-  found = sorted(fnmatch.filter(_ENTRIES, pattern), key=natural)
+  known = [name for name in _ENTRIES if name not in _UNLISTED]
+  found = sorted(fnmatch.filter(known, pattern), key=natural)
   return [name for name in found if task in (None, _ENTRIES[name].task)]
 
 

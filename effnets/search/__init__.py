@@ -1,4 +1,1 @@
-"""Architecture search: spaces, cost, controllers, and studies that train what they propose.
-
-A space is declared data (`space`, `spaces`); a point of it is a tuple of tokens.
-"""
+"""Architecture search: spaces, controllers, rewards and studies over the project's own trainer."""

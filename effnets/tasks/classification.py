@@ -68,6 +68,16 @@ class Classification:
   ) -> tuple[Float[Array, ""], base.Aux]:
     """Returns the mean over the batch of weight * cross-entropy, in nats; see `base.Task`."""
     del frozen, step
+    images, targets, noise = self.examples(batch, root)
+    logits, model_state = self._train(self.module, variables, images, noise)
+    entropy = optax.softmax_cross_entropy(logits, targets)
+    metrics = self._metrics(logits, targets, entropy, batch)
+    return jnp.mean(batch["weight"] * entropy), base.Aux(metrics, model_state)
+
+  def examples(
+    self, batch: base.Batch, root: Key[Array, ""]
+  ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b k"], dict[str, Key[Array, "b"]]]:
+    """Returns what a step trains on: augmented, mixed images, targets and the network's noise."""
     keys = self._keys(batch, root, ("augment", "mixup", "cutmix", "dropout", "drop_path"))
     images = self._inputs(self._augmented(batch["image"], keys["augment"]))
     targets = self.targets(batch)
@@ -80,11 +90,7 @@ class Classification:
       cutmix_probability=self.cutmix_probability,
       group=self.mixup_group,
     )
-    noise = {name: keys[name] for name in ("dropout", "drop_path")}
-    logits, model_state = self._train(self.module, variables, images, noise)
-    entropy = optax.softmax_cross_entropy(logits, targets)
-    metrics = self._metrics(logits, targets, entropy, batch)
-    return jnp.mean(batch["weight"] * entropy), base.Aux(metrics, model_state)
+    return images, targets, {name: keys[name] for name in ("dropout", "drop_path")}
 
   @staticmethod
   def _keys(

@@ -7,6 +7,7 @@ Data flows one way: source -> example -> batch on the mesh -> augment -> model -
 import dataclasses
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -55,14 +56,17 @@ def train(
   sources: assembly.Sources = assembly.NO_SOURCES,
   frozen: PyTree = (),
   initial: PyTree | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Result:
   """Trains `config` in `workdir`, resuming by itself, and returns the final figures.
 
   Args:
     config: as `configuration.base()`. workdir: holds checkpoints, metrics and events.
-    name: what the progress line calls the run. sources: see `assembly.prepare`.
+    name: what the progress line calls the run; empty for no such line.
+    sources: see `assembly.prepare`.
     frozen: arrays the task needs beside its variables, whole and equal in every process.
     initial: variables to start from instead of fresh ones, as host arrays or on any mesh.
+    devices: of the mesh; default: all that are here.
 
   Raises:
     UserError for a mistake that can be known before compiling, or a loss that is not finite.
@@ -70,7 +74,7 @@ def train(
   """
   # 1. to 3. Mesh, input, model and optimizer shapes.
   started = time.perf_counter()
-  ready = assembly.prepare(config, sources)
+  ready = assembly.prepare(config, sources, devices=devices)
   placement, examples, task, total = (
     ready.placement,
     ready.examples,
@@ -150,7 +154,7 @@ def train(
     saver,
     writers.Writer(workdir, tensorboard=config.tensorboard, active=main_process) as writer,
     inputs.batches(config, placement, examples, state.position(current)) as batches,
-    progress.Progress(total, name, start=first, active=main_process) as bar,
+    progress.Progress(total, name, start=first, active=main_process and bool(name)) as bar,
     signals.StopSignal() as stop,
     profiling.Window(workdir / "tb", config.profile, active=main_process) as profile,
     jax.transfer_guard("disallow"),

@@ -1,0 +1,49 @@
+"""Trains what a search has found, in full: `--config=configs/retrain.py --config.arch=best.json`.
+
+`config.arch` is the best.json that `--mode=search` left; `best.json:2` is its second network.
+`configs/retrain.py`: 400 steps on the embedded digits, tested on digits that the search never saw.
+`configs/retrain.py:imagenet`: MnasNet's ImageNet recipe, 350 epochs at batch 1024.
+`configs/retrain.py:arch=best.json,top=3`: the best three, compared at `seeds=2` seeds each.
+`batch_size=`, `seed=` set the two that change most.
+"""
+
+import ml_collections
+
+from effnets import configuration, errors, recipes
+from effnets.search import network
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """Returns the config; `arg` is a comma list of the words and keys above."""
+  args = configuration.arguments(
+    arg, words=["imagenet"], arch="", top=0, seeds=1, batch_size=0, seed=0
+  )
+  config = configuration.base()
+  config.seed = args.seed
+  config.arch = ""
+  if "imagenet" in args.words:
+    recipes.mobile_imagenet(config, "mnasnet_a1")
+    config.model = network.section("mnas")
+    config.model.update({"dropout_rate": 0.2, "dtype": "bfloat16"})
+  else:
+    recipes.small_images(config, steps=400)
+    config.model = network.section("mnas_tiny")
+    config.model.update({"dropout_rate": 0.2, "momentum": 0.9})
+  if args.batch_size:
+    config.batch_size = args.batch_size
+  if args.arch:
+    network.configure(config, args.arch)
+  if args.top:
+    _compare(config, args)
+  return config.lock()
+
+
+def _compare(config, args):
+  if not args.arch:
+    raise errors.UserError("the config's argument top needs arch=FILE, the best.json of a search.")
+  runs = {}
+  for rank in range(1, args.top + 1):
+    one = ml_collections.ConfigDict(config.to_dict())
+    network.configure(one, f"{args.arch}:{rank}")
+    runs[f"rank_{rank}"] = {"model": {"tokens": one.model.tokens}}
+  config.pipeline = recipes.sweep(runs=runs, seeds=range(args.seed, args.seed + args.seeds))
