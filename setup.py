@@ -10,12 +10,10 @@ _EXPORT = ["flatbuffers>=24.3", "onnx>=1.17", "onnxruntime>=1.20"]
 _VIDEO = ["opencv-python-headless>=4.10", "imageio-ffmpeg>=0.5"]
 _TF = ["ai-edge-litert>=2.0", "tensorflow-cpu>=2.19"]
 _PLAN = ["libtpu>=0.0.30"]
-_SEARCH = ["optuna>=4.5"]
 # The tests of optional formats, of films, plans and scripts run wherever the tests do.
 _TEST = [
   *_EXPORT,
   *_PLAN,
-  *_SEARCH,
   *_TF,
   *_VIDEO,
   "pytest>=8.3",
@@ -51,6 +49,7 @@ setuptools.setup(
     "ml_collections>=1.0",
     "numpy>=2.0",
     "optax>=0.2.6",
+    "optuna>=4.5",
     "orbax-checkpoint>=0.11.28",
     "pillow>=11.0",
     "pycocotools>=2.0.8",
@@ -58,6 +57,7 @@ setuptools.setup(
     "safetensors>=0.5.3",
     "scikit-learn>=1.5",
     "scipy>=1.13",
+    "sqlalchemy>=2.0",
     "tensorboard>=2.19",
     "tensorflow-datasets>=4.9.10",
   ],
@@ -67,7 +67,6 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "plan": _PLAN,
-    "search": _SEARCH,
     "export": _EXPORT,
     "test": _TEST,
   },

@@ -26,7 +26,6 @@ def search(config: Any, workdir: str) -> None:
 
   Raises: UserError for a mistake in the config, a study of another one, or too many failures.
   """
-  _needs_optuna()
   from effnets.search import running, section, settings
 
   if jax.process_count() > 1:
@@ -116,7 +115,6 @@ def worker(config: Any, workdir: str) -> None:
 
   Raises: UserError if there is no such study, or it is one of another config or code.
   """
-  _needs_optuna()
   from effnets.search import running, settings
 
   made = settings.create(config, workdir)
@@ -137,10 +135,6 @@ def worker(config: Any, workdir: str) -> None:
     console.print("The worker was stopped; its trial goes to another.")
     return
   console.print(f"The search has ended, or is silent; {count} trials were evaluated here.")
-
-
-def _needs_optuna() -> None:
-  errors.package("optuna", extra="search", what="a study")
 
 
 class _Shown:

@@ -16,13 +16,12 @@ import time
 import warnings
 from typing import Any
 
+import optuna
 from absl import logging
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy import exc as sqlalchemy_errors
 
 from effnets import errors
-
-optuna = errors.package("optuna", extra="search", what="a study")
-sqlalchemy_errors = errors.package("sqlalchemy.exc", extra="search", what="a study")
-sqlalchemy_event = errors.package("sqlalchemy.event", extra="search", what="a study")
 
 HEARTBEAT = 20
 """Seconds between two signs of life of a worker."""

@@ -10,15 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import optuna
 
 from effnets import errors
 from effnets.search.algorithms.base import Proposal, Result
 
 SAMPLERS = ("tpe", "nsga2")
-
-
-def _optuna() -> Any:
-  return errors.package("optuna", extra="search", what="searching with Optuna's samplers")
 
 
 class Sampler:
@@ -41,7 +38,6 @@ class Sampler:
   ):
     if sampler not in SAMPLERS:
       raise errors.unknown("sampler", sampler, "a sampler", SAMPLERS)
-    optuna = _optuna()
     self.space, self.seed, self.name, self.settings = space, seed, sampler, settings
     self.objectives = dict(objectives or {})
     directions = list(self.objectives.values()) or ["maximize"]
@@ -64,14 +60,13 @@ class Sampler:
     self.told = self.failed = 0
 
   def _sampler(self, number: int) -> Any:
-    samplers = _optuna().samplers
+    samplers = optuna.samplers
     made = {"tpe": samplers.TPESampler, "nsga2": samplers.NSGAIISampler}[self.name]
     # A large prime keeps neighbouring searches' seeds apart.
     return made(seed=(self.seed * 1_000_003 + number) % 2**32, **self.settings)
 
   def propose(self, number: int) -> Proposal:
     """Returns what the sampler suggests after the results told so far."""
-    optuna = _optuna()
     self._study.sampler = self._sampler(number)
     trial = self._study.ask()
     tokens: list[int] = []
@@ -88,7 +83,6 @@ class Sampler:
 
   def tell(self, result: Result) -> None:
     """Takes in a result; what failed, or has no value for an objective, teaches nothing."""
-    optuna = _optuna()
     self.told += 1
     values = None if result.reward is None else self._values(result)
     if values is None or not all(math.isfinite(value) for value in values):

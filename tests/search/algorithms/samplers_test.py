@@ -8,7 +8,6 @@ from effnets.search import algorithms, landscapes
 from effnets.search.algorithms.base import Result
 from effnets.search.space import Decision, Different, Space
 
-pytest.importorskip("optuna")
 TRADE = landscapes.Trade()
 SPACE = Space("few", [Decision(f"d{i}", tuple(range(4)), "d") for i in range(6)])
 ORDER = Space(
