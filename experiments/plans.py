@@ -18,11 +18,11 @@ SCENES = "--config.data.source=coco:PATH"
 PLANS = {
   "efficientnet": [
     ("configs/efficientnet.py:b0", "v5e-16", [LOCAL]),
+    ("configs/efficientnet.py:b4", "v5e-64", [LOCAL]),
+    ("configs/efficientnet.py:b7", "v5e-256", [LOCAL]),
     ("configs/efficientnet.py:b0", "v5e-16", []),
     ("configs/efficientnet.py:b0", "v5e-16", [LOCAL, "--config.model.remat=norm"]),
     ("configs/efficientnet.py:b0", "v5e-16", [LOCAL, "--config.model.remat=block"]),
-    ("configs/efficientnet.py:b4", "v5e-64", [LOCAL]),
-    ("configs/efficientnet.py:b7", "v5e-256", [LOCAL]),
   ],
   "mnasnet": [("configs/mnasnet.py:a1", "v5e-16", [])],
   "mobilenetv3": [("configs/mobilenetv3.py:large", "v5e-16", [])],

@@ -1,6 +1,7 @@
 """What the documents say can be typed can be typed: commands parse, configs load, code runs."""
 
 import importlib.util
+import json
 import pathlib
 import re
 import shlex
@@ -91,3 +92,27 @@ def test_links_lead_somewhere(document):
 def test_code_runs(document):
   for block in _blocks(document, "python"):
     exec(compile(block, str(document), "exec"), {"__name__": "example"})
+
+
+def test_costs_in_the_readme_are_those_of_the_stored_plans():
+  rows = re.findall(
+    r"^\| \[(\w+)\]\(experiments/(\w+)/README\.md\)[^|]* \| (\S+) \| ([\d.]+) of (\d+) GiB "
+    r"\| ([\d,.]+) \| ([\d,]+) \|$",
+    (ROOT / "README.md").read_text("utf-8"),
+    re.MULTILINE,
+  )
+  assert len(rows) >= 3
+  for model, paper, topology, held, capacity, hours, chip_hours in rows:
+    stored = json.loads((ROOT / "experiments" / paper / "plan.json").read_text("utf-8"))
+    shown = [
+      (
+        f"{plan['memory_per_chip']['total'] / 2**30:.1f}",
+        f"{plan['memory_per_chip']['capacity'] / 2**30:.0f}",
+        f"{plan['recipe']['hours']:,.1f}",
+        f"{plan['recipe']['chip_hours']:,.0f}",
+      )
+      for made in stored
+      for plan in made["plans"]
+      if plan["fits"] and (plan["model"], plan["topology"]) == (model, topology)
+    ]
+    assert (held, capacity, hours, chip_hours) in shown, (model, topology, shown)
