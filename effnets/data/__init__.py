@@ -9,11 +9,15 @@ from effnets.data import decode as decode
 from effnets.data import draws as draws
 from effnets.data import films as films
 from effnets.data import folder as folder
+from effnets.data import glue as glue
 from effnets.data import parts as parts
 from effnets.data import photos as photos
+from effnets.data import proportions as proportions
 from effnets.data import records as records
 from effnets.data import scenes as scenes
 from effnets.data import sources as sources
+from effnets.data import targets as targets
+from effnets.data import texts as texts
 from effnets.data.batches import eval_batches as eval_batches
 from effnets.data.batches import eval_shapes as eval_shapes
 from effnets.data.batches import place as place

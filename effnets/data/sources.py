@@ -11,6 +11,8 @@ same one every time and in every process. Order, augmentation and batching are n
   digit_scenes    several digits on a canvas, with boxes and masks (`digit_scenes.py`)
   coco:PATH       a COCO folder of pictures with boxes and masks (`coco.py`, `scenes.py`)
   segmentation:PATH  pictures with a class for each pixel (`segmentation.py`)
+  toy_glue        embedded sentence tasks in GLUE's formats (`toy_glue.py`, `texts.py`)
+  glue:PATH       the folder of GLUE's download, several tasks at once (`texts.py`, `glue.py`)
   corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
 """
@@ -33,16 +35,19 @@ _KINDS = {
   "digit_scenes": "effnets.data.digit_scenes",
   "digits": "effnets.data.digits",
   "folder": "effnets.data.folder",
+  "glue": "effnets.data.texts",
   "pictures": "effnets.data.pictures",
   "records": "effnets.data.records",
   "segmentation": "effnets.data.segmentation",
   "tfds": "effnets.data.tfds",
+  "toy_glue": "effnets.data.texts",
 }
 # Kinds whose name is followed by `:` and a path or a name.
 _WITH_ARGUMENT = (
   "coco",
   "corrupted",
   "folder",
+  "glue",
   "pictures",
   "records",
   "segmentation",
@@ -108,7 +113,8 @@ def open_source(
 
   Args:
     name: `digits`, `cluttered_digits`, `digit_scenes`, `folder:PATH`, `pictures:PATH`,
-      `records:PATH`, `coco:PATH`, `segmentation:PATH`, or a TFDS name (also `tfds:NAME`).
+      `records:PATH`, `coco:PATH`, `segmentation:PATH`, `toy_glue`, `glue:PATH`, or a TFDS name
+      (also `tfds:NAME`).
     split: `train`, `validation`, `test`, …; what each kind offers is in its module.
     options: settings of the kind, such as `labels` for `digits` or `data_dir` for TFDS.
     key: where the settings stand in the config, for messages. split_key: where the split does, if
