@@ -18,6 +18,7 @@ from effnets.data import scenes as scenes
 from effnets.data import sources as sources
 from effnets.data import targets as targets
 from effnets.data import texts as texts
+from effnets.data import toy_glue as toy_glue
 from effnets.data.batches import eval_batches as eval_batches
 from effnets.data.batches import eval_shapes as eval_shapes
 from effnets.data.batches import place as place

@@ -2,8 +2,8 @@
 
 Three ways, all with the exponent 0.75 of the paper unless told otherwise:
 
-  copies        every example stands in a pool, those of small tasks several times; loss weights make
-                up for what whole numbers of copies leave
+  copies        every example stands in a pool, those of small tasks several times; loss weights
+                make up for what whole numbers of copies leave
   weights       every example stands in the pool once, and loss weights do it all
   proportional  the task of every place in the stream is drawn with the wanted probability, and no
                 loss is weighted

@@ -212,6 +212,11 @@ def tasks_of(options: Mapping[str, Any]) -> tuple[glue.Task, ...]:
   return glue.tasks(names, options.get("custom", {}))
 
 
+def length_of(source: str, options: Mapping[str, Any]) -> int:
+  """Returns how many tokens a text of the source with this name has."""
+  return options.get("length") or (_LENGTH if source.partition(":")[2] else toy_glue.LENGTH)
+
+
 def open_split(
   argument: str, split: str, *, options: dict[str, Any], key: str, split_key: str
 ) -> Texts:
@@ -248,7 +253,7 @@ def open_split(
         for task, found in zip(tasks, examples, strict=True)
       ]
     more = _shared(settings, tasks, examples, key)
-  length = settings["length"] or (_LENGTH if argument else toy_glue.LENGTH)
+  length = length_of(f":{argument}", settings)
   return Texts(f"{where[:-1]}, {split}", tasks, examples, tokenizer, length=length, **more)
 
 

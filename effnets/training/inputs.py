@@ -116,6 +116,8 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
 
 def training_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
   """Returns what brings the pictures of `source` to the model's size in training."""
+  if "image" not in data.inputs(source):
+    return None
   own = tasks.transform(config, training=True)
   if own:
     return own

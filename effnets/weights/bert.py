@@ -25,7 +25,7 @@ from absl import logging
 from effnets import errors, models
 from effnets.weights import convert, files
 
-_NAME = "bert"
+NAME = "bert"
 _MODULES = {
   "query": "attention.self.query",
   "key": "attention.self.key",
@@ -93,15 +93,15 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
   """
   if not isinstance(config, Mapping):
     raise errors.UserError(
-      f"{_NAME}: the config should be a mapping, as in config.json, not {type(config).__name__}."
+      f"{NAME}: the config should be a mapping, as in config.json, not {type(config).__name__}."
     )
   kind = config.get("model_type", "bert")
   if kind != "bert":
-    raise errors.UserError(f"{_NAME}: config.json says model_type={kind!r}; only 'bert' is known.")
+    raise errors.UserError(f"{NAME}: config.json says model_type={kind!r}; only 'bert' is known.")
   places = config.get("position_embedding_type", "absolute")
   if places != "absolute":
     raise errors.UserError(
-      f"{_NAME}: position_embedding_type={places!r} is not known; only 'absolute' is."
+      f"{NAME}: position_embedding_type={places!r} is not known; only 'absolute' is."
     )
   found: dict[str, Any] = {}
   for ours, theirs in _KEYS.items():
@@ -109,21 +109,21 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if given is None:
       if ours in _NEEDED:
         raise errors.UserError(
-          f"{_NAME}: the config lacks {' (or '.join(theirs)}{')' * (len(theirs) - 1)}; it has "
+          f"{NAME}: the config lacks {' (or '.join(theirs)}{')' * (len(theirs) - 1)}; it has "
           f"{', '.join(sorted(map(str, config)))}."
         )
       continue
     value = config[given]
     if ours == "activation":
       if value not in _ACTIVATIONS:
-        raise errors.unknown(f"{_NAME}: {given}", value, "an activation", _ACTIVATIONS)
+        raise errors.unknown(f"{NAME}: {given}", value, "an activation", _ACTIVATIONS)
       value = _ACTIVATIONS[value]
     elif isinstance(value, bool) or not isinstance(value, int | float):
-      raise errors.UserError(f"{_NAME}: {given}={value!r} should be a number.")
+      raise errors.UserError(f"{NAME}: {given}={value!r} should be a number.")
     elif ours in ("epsilon", "dropout_rate", "attention_dropout_rate", "std"):
       value = float(value)
     elif value != int(value):
-      raise errors.UserError(f"{_NAME}: {given}={value!r} should be a whole number.")
+      raise errors.UserError(f"{NAME}: {given}={value!r} should be a whole number.")
     else:
       value = int(value)
     found[ours] = value
@@ -153,7 +153,7 @@ def _plain(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     plain = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", plain)
     plain = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", plain)
     if plain in found:
-      raise errors.UserError(f"weights {_NAME!r}: {name} is there twice, with and without prefix.")
+      raise errors.UserError(f"weights {NAME!r}: {name} is there twice, with and without prefix.")
     found[plain] = value
   return found
 
@@ -178,7 +178,7 @@ def from_huggingface_bert(
   Raises: UserError for a config that is none, a tensor that is missing or has the wrong shape, or
     the tensors of another network.
   """
-  return _import(settings(config), _plain(convert.read_arrays(_NAME, state_dict)), seed, overrides)
+  return _import(settings(config), _plain(convert.read_arrays(NAME, state_dict)), seed, overrides)
 
 
 def from_google_bert(
@@ -199,7 +199,7 @@ def from_google_bert(
       for name in arrays
       if not _SILENT.search(name)
     }
-  return _import(settings(config), _plain(convert.read_arrays(_NAME, arrays)), seed, overrides)
+  return _import(settings(config), _plain(convert.read_arrays(NAME, arrays)), seed, overrides)
 
 
 def _renamed(name: str) -> str:
@@ -224,7 +224,7 @@ def _import(
   types = arrays.get("embeddings.token_type_embeddings.weight")
   if "types" not in known and types is not None and types.ndim == 2:
     known = {**known, "types": len(types)}
-  with errors.context(f"weights {_NAME!r}"):
+  with errors.context(f"weights {NAME!r}"):
     module = models.create("bert_base", **{"heads": 0, **known, **overrides})
   leaves = convert.leaf_shapes(module)
   needed = {
@@ -234,7 +234,7 @@ def _import(
   missing = [name for name, _ in needed.values() if name not in arrays]
   if len(missing) > len(needed) / 2:
     raise errors.UserError(
-      f"weights {_NAME!r}: these are the tensors of another network: {len(needed) - len(missing)} "
+      f"weights {NAME!r}: these are the tensors of another network: {len(needed) - len(missing)} "
       f"of the {len(needed)} tensors needed are in it, and it has {len(arrays)}, such as "
       f"{_listed(arrays)}."
     )
@@ -250,7 +250,7 @@ def _import(
   if lost:
     wrong.append(f"{_listed(lost)} {'is' if len(lost) == 1 else 'are'} missing")
   if wrong:
-    raise errors.UserError(f"weights {_NAME!r}: {_listed(wrong, '; ')}.")
+    raise errors.UserError(f"weights {NAME!r}: {_listed(wrong, '; ')}.")
   initial = models.init(module, seed) if missing else {}
   variables: dict[str, Any] = {}
   for path, (name, _) in needed.items():
@@ -263,7 +263,7 @@ def _import(
   names = {name for name, _ in needed.values()}
   leftover = [name for name in arrays if name not in names and not _HEADS.match(name)]
   report = convert.Report(
-    name=_NAME,
+    name=NAME,
     loaded=len(needed) - len(missing),
     missing=tuple(missing),
     leftover=tuple(leftover),

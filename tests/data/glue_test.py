@@ -7,6 +7,7 @@ import pytest
 
 from effnets import data, errors, streams
 from effnets.data import glue, proportions, texts, toy_glue
+from effnets.data.toy_glue import SIZES
 
 # Sheet 3.2.
 PAPER = {
@@ -47,7 +48,7 @@ def _toy(split="train", **options):
 def test_a_stream_in_proportion():
   source = _toy(tasks="rte,mnli,sst", both_orders=False)
   stream = data.ordered(source, seed=3)
-  shares = proportions.shares({"rte": 120, "mnli": 4000, "sst": 600})
+  shares = proportions.shares({name: SIZES[name][0] for name in ("rte", "mnli", "sst")})
   seen = collections.Counter()
   places = range(512, 512 + 4096)
   for position in places:
@@ -63,15 +64,16 @@ def test_a_stream_in_proportion():
   rte = collections.Counter(
     stream[p]["ids"].tobytes() for p in range(8192) if stream[p]["task"] == 0
   )
-  assert len(rte) == 120 and max(rte.values()) - min(rte.values()) <= 1
+  assert len(rte) == SIZES["rte"][0] and max(rte.values()) - min(rte.values()) <= 1
 
 
 def test_a_pool_of_copies():
   source = _toy(tasks="rte,mnli", sampling="copies", both_orders=False)
-  count, weight = proportions.copies({"rte": 120, "mnli": 4000})["rte"]
-  assert len(source) == 4000 + count * 120 and count > 1
+  small, large = (SIZES[name][0] for name in ("rte", "mnli"))
+  count, weight = proportions.copies({"rte": small, "mnli": large})["rte"]
+  assert len(source) == large + count * small and count > 1
   assert source[0]["weight"] == np.float32(weight)
-  assert (source[0]["ids"] == source[120]["ids"]).all() and source[120]["task"] == 0
+  assert (source[0]["ids"] == source[small]["ids"]).all() and source[small]["task"] == 0
   paper = _toy(tasks="rte,mnli", sampling="copies", sizes="paper")
   assert paper.counts == (4, 1) and paper.weights[0] == pytest.approx(0.881561, abs=5e-7)
   assert _toy(tasks="rte", sampling="copies").counts == (1,)
@@ -116,10 +118,11 @@ def test_examples(tmp_path):
   options = {"vocabulary": str(tmp_path / "vocab.txt"), "tasks": "sts,mnli", "length": 16}
   source = data.open_source(f"glue:{tmp_path}", "train", options=options)
   assert source.num_classes == 4 and source.class_names[0] == "sts:value"
-  assert len(source) == 600 + 4000
-  first, swapped = source.example(0), source.example(300)
+  half = SIZES["sts"][0]
+  assert len(source) == 2 * half + SIZES["mnli"][0]
+  first, swapped = source.example(0), source.example(half)
   assert (first.first, first.second) == (swapped.second, swapped.first)
-  assert (swapped.row, swapped.value) == (300, first.value)
+  assert (swapped.row, swapped.value) == (half, first.value)
   example = source[0]
   assert example["value"] == np.float32(first.value / 5) and example["label"] == -1
   ids = source.tokenizer.ids(first.first)
@@ -252,8 +255,9 @@ def test_targets_are_found_by_their_texts(tmp_path):
   assert read.provenance == {"teacher": "here"}
   taught = source.taught({"sts": read})
   count = len(source.examples[1])
-  assert taught[120]["targets"].tolist() == [count - 1, 0] and taught[120]["taught"]
-  assert taught[120 + count - 1]["targets"][0] == 0
+  start = SIZES["rte"][0]
+  assert taught[start]["targets"].tolist() == [count - 1, 0] and taught[start]["taught"]
+  assert taught[start + count - 1]["targets"][0] == 0
   assert not taught[0]["taught"] and "targets" in taught.inputs and "targets" not in source.inputs
   assert "targets" in data.ordered(taught, seed=0)[0]
   assert data.targets.read(tmp_path / "none") is None
@@ -261,7 +265,7 @@ def test_targets_are_found_by_their_texts(tmp_path):
 
 def test_targets_that_miss_examples_or_are_damaged(tmp_path):
   source = _toy(tasks="rte,sts,sst")
-  with pytest.raises(errors.UserError, match=r"for rte miss 5 of the 120 examples of toy_glue, tr"):
+  with pytest.raises(errors.UserError, match=r"for rte miss 5 of the 80 examples of toy_glue, tr"):
     source.taught({"rte": _targets(source, 0, slice(5, None))})
   with pytest.raises(errors.UserError, match="for sst are of 'rte' with labels"):
     source.taught({"sst": _targets(source, 0)})
