@@ -3,28 +3,27 @@
 `configs/bam.py`: eight small sentence tasks of an invented language, a network for each, one for
 all, and students of these with teacher annealing; some ten minutes on two CPU cores. Tasks with few
 examples gain from being trained with others.
-`configs/bam.py:glue,folder=PATH,weights=PATH`: the paper's matrix on the folder of GLUE's download,
-from the folder of a BERT checkpoint (config, vocab.txt and weights, of Google or Hugging Face).
-BERT-large: 84.0 single, 85.5 multi, 86.0 single to multi on the dev sets in the paper; a day of an
-accelerator and more.
-`configs/bam.py:glue,seeds=3,...` and `:seeds=3` run every network at so many seeds.
+`configs/bam.py:glue,folder=PATH`: the paper's matrix on the folder of GLUE's download; with
+--config.weights=bert:PATH, from the folder of a BERT checkpoint of Google or Hugging Face, which
+brings network and vocabulary. BERT-large: 84.0 single, 85.5 multi, 86.0 single to multi on the dev
+sets in the paper; days of an accelerator.
+`configs/bam.py:seeds=3` runs every network at so many seeds.
 """
 
 import ml_collections
 
 from effnets import configuration, errors, recipes
-from effnets import weights as weights_lib
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config; `arg` is a comma list of the words and keys above."""
   words = ["toy_glue", "glue"]
-  args = configuration.arguments(arg, words=words, folder="glue", weights="", seeds=0, seed=0)
+  args = configuration.arguments(arg, words=words, folder="glue", seeds=0, seed=0)
   config = configuration.base()
   if args.seeds < 0:
     raise errors.UserError(f"the config's argument seeds={args.seeds} should be at least 1.")
   if "glue" in args.words:
-    _glue(config, args.folder, args.weights)
+    _glue(config, args.folder)
     count = args.seeds or 3
   else:
     recipes.texts.toy_glue(config, steps=300)
@@ -38,14 +37,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def _glue(config, folder, weights):
+def _glue(config, folder):
   """The official code's settings for tasks alone, and for all of them."""
   recipes.texts.fine_tuning(config, model="bert_large", learning_rate=1e-4, batch_size=128)
   config.data.source = f"glue:{folder}"
   config.data.options.update({"length": 128, "sampling": "copies", "sizes": "paper"})
   config.model.dtype = "bfloat16"
-  if weights:
-    weights_lib.configure(config, f"bert:{weights}")
   config.train.epochs = 6.0
   config.eval_batch_size = 512
   config.log_every_steps = 100

@@ -17,13 +17,13 @@ from typing import Any
 from effnets.data import draws, glue, wordpiece
 
 SIZES: Mapping[str, tuple[int, int, int]] = {
-  "cola": (200, 200, 400),
+  "cola": (300, 200, 400),
   "mnli": (3000, 200, 400),
   "mrpc": (100, 200, 400),
-  "qnli": (600, 200, 400),
+  "qnli": (1500, 200, 400),
   "qqp": (2000, 200, 400),
   "rte": (80, 200, 400),
-  "sst": (80, 200, 400),
+  "sst": (1500, 200, 400),
   "sts": (120, 200, 400),
   "wnli": (60, 40, 80),
 }
@@ -34,9 +34,9 @@ LENGTH = 24
 
 _SEED = 0
 _TOPICS = 2
-_NOUNS = 48
-_ADJECTIVES = 48
-_VERBS = 12
+_NOUNS = 24
+_ADJECTIVES = 24
+_VERBS = 8
 _DETERMINERS = ("the", "a", "this", "some")
 _QUESTIONS = ("which", "what", "where")
 _PLURAL = "s"
@@ -102,8 +102,7 @@ class _Speaker:
     return self.one(self._words.nouns[topic]) + (_PLURAL if self.below(3) == 0 else "")
 
   def phrase(self, topic: int, mood: int) -> list[str]:
-    adjective = self.one(self._words.adjectives[mood])
-    return [self.one(_DETERMINERS), adjective, self.noun(topic)]
+    return [self.one(_DETERMINERS), self.adjective(mood), self.noun(topic)]
 
   def sentence(self, topic: int, mood: int) -> list[str]:
     return [*self.phrase(topic, mood), self.one(self._words.verbs), *self.phrase(topic, mood)]
@@ -111,8 +110,11 @@ class _Speaker:
   def question(self, topic: int) -> list[str]:
     return [self.one(_QUESTIONS), self.noun(topic), self.one(self._words.verbs), self.noun(topic)]
 
-  def other(self, topic: int) -> int:
-    return (topic + 1 + self.below(_TOPICS - 1)) % _TOPICS
+  def adjective(self, mood: int) -> str:
+    return self.one(self._words.adjectives[mood])
+
+  def share(self) -> float:
+    return float(self._draw.random())
 
 
 def _text(words: list[str], end: str = ".") -> str:
@@ -133,15 +135,27 @@ def _sst(s: _Speaker) -> tuple[str, list[str]]:
   if s.below(2):
     # One adjective of the other mood between two of this one.
     words = [*words, ",", *s.phrase(s.below(_TOPICS), 1 - mood)]
-    words[-3:] = [words[-3], s.one(s._words.adjectives[mood]), words[-1]]
+    words[-3:] = [words[-3], s.adjective(mood), words[-1]]
   return str(mood), [_text(words)]
+
+
+def _common(s: _Speaker, same: bool) -> tuple[int, int]:
+  """Returns two values of 0 and 1, equal or not.
+
+  Equal ones are 1 in three of four cases, so that a word alone already says a little, as in most
+  real data: without that networks start too slowly.
+  """
+  if not same:
+    first = s.below(2)
+    return first, 1 - first
+  value = int(s.below(4) > 0)
+  return value, value
 
 
 def _relation(s: _Speaker, kind: int) -> list[str]:
   """Returns a pair with one topic and mood (0), two moods (1) or two topics (2)."""
-  topic, mood = s.below(_TOPICS), s.below(2)
-  there = s.other(topic) if kind == 2 else topic
-  then = {0: mood, 1: 1 - mood, 2: s.below(2)}[kind]
+  topic, there = _common(s, kind != 2)
+  mood, then = _common(s, kind == 0 or (kind == 2 and bool(s.below(2))))
   return [_text(s.sentence(topic, mood)), _text(s.phrase(there, then))]
 
 
@@ -162,30 +176,29 @@ def _wnli(s: _Speaker) -> tuple[str, list[str]]:
 
 
 def _qnli(s: _Speaker) -> tuple[str, list[str]]:
-  topic, answers = s.below(_TOPICS), s.below(2)
-  about = topic if answers else s.other(topic)
+  answers = s.below(2)
+  topic, about = _common(s, bool(answers))
   texts = [_text(s.question(topic), "?"), _text(s.sentence(about, s.below(2)))]
   return ("not_entailment", "entailment")[answers], texts
 
 
 def _qqp(s: _Speaker) -> tuple[str, list[str]]:
-  topic, same = s.below(_TOPICS), s.below(2)
-  about = topic if same else s.other(topic)
+  same = s.below(2)
+  topic, about = _common(s, bool(same))
   return str(same), [_text(s.question(topic), "?"), _text(s.question(about), "?")]
 
 
 def _mrpc(s: _Speaker) -> tuple[str, list[str]]:
-  topic, mood, same = s.below(_TOPICS), s.below(2), s.below(2)
-  about = topic if same else s.other(topic)
+  same, mood = s.below(2), s.below(2)
+  topic, about = _common(s, bool(same))
   return str(same), [_text(s.sentence(topic, mood)), _text(s.sentence(about, mood))]
 
 
 def _sts(s: _Speaker) -> tuple[str, list[str]]:
-  topic, mood = s.below(_TOPICS), s.below(2)
   near, kind = s.below(2), s.below(2)
-  second = s.sentence(topic if near else s.other(topic), mood if kind else 1 - mood)
-  score = 3.0 * near + 1.5 * kind + 0.5 * s._draw.random()
-  return f"{score:.3f}", [_text(s.sentence(topic, mood)), _text(second)]
+  (topic, about), (mood, then) = _common(s, bool(near)), _common(s, bool(kind))
+  score = 3.0 * near + 1.5 * kind + 0.5 * s.share()
+  return f"{score:.3f}", [_text(s.sentence(topic, mood)), _text(s.sentence(about, then))]
 
 
 _MAKERS: Mapping[str, Callable[[_Speaker], tuple[str, list[str]]]] = {
