@@ -257,6 +257,26 @@ def open_split(
   return Texts(f"{where[:-1]}, {split}", tasks, examples, tokenizer, length=length, **more)
 
 
+def stand_in(source: str, options: Mapping[str, Any], *, vocab_size: int) -> Texts:
+  """Returns empty texts in place of a training set that is not here, as many as GLUE has.
+
+  vocab_size: of the network, which the vocabulary that is not here will fit.
+
+  Raises: UserError for an option that is wrong.
+  """
+  settings = {**_DEFAULTS, **options}
+  tasks = tasks_of(settings)
+  names = [*wordpiece.SPECIAL, *(f"piece {i}" for i in range(vocab_size - len(wordpiece.SPECIAL)))]
+  tokenizer = wordpiece.Tokenizer({name: index for index, name in enumerate(names)})
+  examples = []
+  for task in tasks:
+    second = "" if len(task.texts) > 1 else None
+    one = glue.Example("", second, -1 if task.regression else 0, 0.0, 0, "0")
+    examples.append([one] * proportions.PAPER_SIZES.get(task.name, 10_000))
+  more = _shared(settings, tasks, examples, "config.data")
+  return Texts(source, tasks, examples, tokenizer, length=length_of(source, settings), **more)
+
+
 def _both(found: list[glue.Example]) -> list[glue.Example]:
   """Returns the examples, and then all of them with their texts swapped."""
   count = len(found)

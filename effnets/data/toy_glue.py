@@ -34,9 +34,9 @@ LENGTH = 24
 
 _SEED = 0
 _TOPICS = 2
-_NOUNS = 24
-_ADJECTIVES = 24
-_VERBS = 8
+_NOUNS = 12
+_ADJECTIVES = 12
+_VERBS = 6
 _DETERMINERS = ("the", "a", "this", "some")
 _QUESTIONS = ("which", "what", "where")
 _PLURAL = "s"
@@ -142,13 +142,13 @@ def _sst(s: _Speaker) -> tuple[str, list[str]]:
 def _common(s: _Speaker, same: bool) -> tuple[int, int]:
   """Returns two values of 0 and 1, equal or not.
 
-  Equal ones are 1 in three of four cases, so that a word alone already says a little, as in most
+  Equal ones are 1 in four of five cases, so that a word alone already says a little, as in most
   real data: without that networks start too slowly.
   """
   if not same:
     first = s.below(2)
     return first, 1 - first
-  value = int(s.below(4) > 0)
+  value = int(s.below(5) > 0)
   return value, value
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich import console as rich_console
 
-from effnets import configuration, data, errors, pipelines, recipes, training, workdirs
+from effnets import commands, configuration, data, errors, pipelines, recipes, training, workdirs
 from effnets.data import targets
 from effnets.pipelines import bam
 
@@ -176,3 +176,13 @@ def test_a_real_matrix_goes_on_where_it_was(tmp_path):
   assert drop(first["runs"]) == drop(second["runs"])
   _, folder = bam.last_stage(config, tmp_path)
   assert folder == tmp_path / "single_multi" / "seed_0"
+  # Answers to the hidden test sets; the most common one for the task that is left out.
+  commands.predict(config, str(tmp_path))
+  answers = {path.name: path.read_text() for path in (tmp_path / "submission").iterdir()}
+  assert sorted(answers) == ["RTE.tsv", "STS-B.tsv", "WNLI.tsv"]
+  for name, text in answers.items():
+    head, *lines = text.splitlines()
+    expected = data.toy_glue.files()[f"answers/{name}"].splitlines()
+    assert head == "index\tprediction" and len(lines) == len(expected) - 1
+    assert [line.split("\t")[0] for line in lines] == [e.split("\t")[0] for e in expected[1:]]
+  assert len({line.split("\t")[1] for line in answers["WNLI.tsv"].splitlines()[1:]}) == 1

@@ -9,8 +9,9 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from effnets import errors, weights
+from effnets import configuration, data, errors, training, weights
 from tests.oracle import recipe
 
 ORACLE = pathlib.Path(__file__).parent.parent / "oracle" / "bert_tiny.npz"
@@ -192,3 +193,28 @@ def test_a_vocabulary_of_another_checkpoint(tmp_path):
   (tmp_path / "vocab.txt").write_text("".join(f"w{i}\n" for i in range(1001)))
   with pytest.raises(errors.UserError, match="has 1001 entries, the checkpoint beside it 1000"):
     weights.load_bert(tmp_path)
+
+
+def test_a_config_starts_from_a_checkpoints_folder(tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps(LONG))
+  (tmp_path / "vocab.txt").write_text(
+    "".join(f"{piece}\n" for piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str, range(996))))
+  )
+  safetensors.numpy.save_file(filled(), tmp_path / "model.safetensors")
+  config = configuration.load("configs/bam.py:glue,folder=nowhere")
+  weights.configure(config, f"bert:{tmp_path}")
+  assert (config.model.depth, config.model.positions, config.model.vocab_size) == (2, 128, 1000)
+  assert config.data.options.vocabulary == str(tmp_path / "vocab.txt")
+  assert config.model.dtype == "bfloat16" and config.model.dropout_rate == 0.1
+  options = config.data.options.to_dict()
+  source = data.texts.stand_in(config.data.source, options, vocab_size=1000)
+  ready = training.prepare(config, stand_ins={config.data.source: source})
+  assert len(source) == 1_080_322  # the sheet's pool
+  variables = training.start.variables(config, ready.task)["params"]
+  plain = weights.from_huggingface_bert(LONG, filled()).variables["params"]
+  jax.tree.map(np.testing.assert_array_equal, variables["backbone"], plain)
+  assert variables["task_specific_mnli"]["kernel"].shape == (128, 3)
+  with pytest.raises(errors.UserError, match="is an encoder of texts, config.task.name='classif"):
+    weights.configure(configuration.base(), f"bert:{tmp_path}")
+  with pytest.raises(errors.UserError, match="lacks the checkpoint's folder; write 'bert:DIR'"):
+    weights.parse("bert")
