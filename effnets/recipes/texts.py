@@ -53,7 +53,7 @@ def toy_glue(config: ml_collections.ConfigDict, *, steps: int) -> None:
 
   Its rates are those of a network that starts at random, the same for all layers.
   """
-  fine_tuning(config, model="bert_tiny", learning_rate=1e-3, batch_size=32)
+  fine_tuning(config, model="bert_tiny", learning_rate=1.5e-3, batch_size=48)
   config.data.source = "toy_glue"
   config.data.split.test = "test"
   config.model.update(

@@ -19,7 +19,7 @@ PLACEMENT = parallel.create({"data": 1}, devices=jax.devices()[:1])
 def _task(names="rte,mnli,sts", **settings):
   problems = glue.tasks(names.split(","))
   encoder = models.create(
-    "bert_tiny", vocab_size=220, depth=1, width=8, heads=2, hidden=8, positions=24
+    "bert_tiny", vocab_size=70, depth=1, width=8, heads=2, hidden=8, positions=24
   )
   module = models.bert.WithHeads(encoder, tuple((p.name, p.units) for p in problems))
   return text.Text(module, PLACEMENT, problems, 24, **settings)
@@ -177,13 +177,13 @@ def test_wrong_configs(changes, words):
     tasks.create(_config(**changes), PLACEMENT, num_classes=16, step_batch=32)
 
 
-@pytest.mark.parametrize("size", [219, 284])
+@pytest.mark.parametrize("size", [69, 134])
 def test_a_vocabulary_of_another_network(size):
   config = _config(model__vocab_size=str(size))
-  words = rf"has 220 entries .*config.model.vocab_size={size}, has another number"
+  words = rf"has 70 entries .*config.model.vocab_size={size}, has another number"
   with pytest.raises(errors.UserError, match=words):
     training.prepare(config)
-  training.prepare(_config(model__vocab_size="256"))
+  training.prepare(_config(model__vocab_size="128"))
 
 
 def test_a_config():
