@@ -12,7 +12,8 @@ same one every time and in every process. Order, augmentation and batching are n
   coco:PATH       a COCO folder of pictures with boxes and masks (`coco.py`, `scenes.py`)
   segmentation:PATH  pictures with a class for each pixel (`segmentation.py`)
   toy_glue        embedded sentence tasks in GLUE's formats (`toy_glue.py`, `texts.py`)
-  glue:PATH       the folder of GLUE's download, several tasks at once (`texts.py`, `glue.py`)
+  glue:PATH       the folder of GLUE's download, several tasks at once (`texts.py`, `glue.py`);
+                  `glue:tfds` takes them from TFDS (`tfds_glue.py`)
   corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
 """

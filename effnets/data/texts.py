@@ -222,8 +222,8 @@ def open_split(
 ) -> Texts:
   """Returns a split of the benchmark in a folder, or of the embedded one.
 
-  Args: argument: the folder; empty for `toy_glue`. split: of `glue.SPLITS`. Others: see
-    `sources.open_source`.
+  Args: argument: the folder, `tfds` or `tfds:DIR`; empty for `toy_glue`. split: of
+    `glue.SPLITS`. The others: see `sources.open_source`.
   Raises: UserError for a folder, file, split or option that is wrong.
   """
   where = f"{argument}/" if argument else "toy_glue/"
@@ -242,7 +242,7 @@ def open_split(
     tasks = tuple(task for task in tasks if task.matched)
     if not tasks:
       raise errors.UserError(f"{split_key}={split!r} is a split of mnli, which is not among tasks.")
-  files = glue.folder(argument) if argument else toy_glue.files().get
+  files = _files(argument, key)
   tokenizer = _tokenizer(settings, argument, key)
   examples = [glue.read(task, split, files, where=where) for task in tasks]
   more: dict[str, Any] = {}
@@ -275,6 +275,18 @@ def stand_in(source: str, options: Mapping[str, Any], *, vocab_size: int) -> Tex
     examples.append([one] * proportions.PAPER_SIZES.get(task.name, 10_000))
   more = _shared(settings, tasks, examples, "config.data")
   return Texts(source, tasks, examples, tokenizer, length=length_of(source, settings), **more)
+
+
+def _files(argument: str, key: str) -> glue.Files:
+  """Returns the files of a folder, of TFDS, or of the embedded benchmark."""
+  if not argument:
+    return toy_glue.files().get
+  kind, _, data_dir = argument.partition(":")
+  if kind == "tfds":
+    from effnets.data import tfds_glue  # TFDS takes seconds to import
+
+    return tfds_glue.files(data_dir or None, key=key)
+  return glue.folder(argument)
 
 
 def _both(found: list[glue.Example]) -> list[glue.Example]:
