@@ -1,7 +1,7 @@
 """Texts of several tasks in one source: `glue:PATH` and `toy_glue`.
 
 An example is ids int32 (s,), lengths int32 (2,) (of all tokens and of the first segment), label
-int32 (-1 for regression, or if hidden), value float32 (of regression, over the task's scale; 0
+int32 (-1 if the answer is hidden, 0 of regression), value float32 (of regression, over the task's scale; 0
 otherwise), task int32 (its place among the source's) and cut int32 (tokens that were over the
 limit). With a teacher it has targets float32 (k,), k the most outputs of a task, and taught bool.
 Texts are tokenised when they are asked for.
@@ -104,10 +104,12 @@ class Texts:
     example = self.blank()
     example["ids"][:] = self.tokenizer.pad
     example["ids"][: len(ids)] = ids
-    value = 0.0 if math.isnan(found.value) else found.value / task.scale
+    label, value = found.label, 0.0
+    if not math.isnan(found.value):
+      label, value = 0, found.value / task.scale
     example |= {
       "lengths": np.array([len(ids), first], np.int32),
-      "label": np.int32(found.label),
+      "label": np.int32(label),
       "value": np.float32(value),
       "task": np.int32(number),
       "cut": np.int32(cut),

@@ -6,6 +6,7 @@ Source: Clark et al. 2019 (BAM, arXiv 1907.04829), section 3, and its official c
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -62,11 +63,16 @@ class Text:
     """The module as it is tested, which takes the task's variables."""
     return self.module
 
-  def check(self, source: Any) -> None:
-    """Checks that texts of the source are texts of this network.
+  def tested(self, variables: base.Variables) -> tuple[nn.Module, base.Variables]:
+    """Returns the network as it is tested and its variables."""
+    return self.network, variables
 
-    Raises: UserError if its vocabulary has another number of entries than the network has
-      embeddings; some checkpoints have these filled up to a round number.
+  def check(self, source: Any) -> None:
+    """Checks that a network is to be judged by texts that are texts of its own.
+
+    Raises: UserError if their vocabulary has another number of entries than the network has
+      embeddings (some checkpoints have these filled up to a round number), or their answers are
+      hidden.
     """
     entries, known = len(source.tokenizer), self.module.backbone.vocab_size
     if not entries <= known < entries + 64:
@@ -75,6 +81,12 @@ class Text:
         f"network, config.model.vocab_size={known}, has another number; they do not belong "
         "together. Give the vocab.txt that came with the weights."
       )
+    for task, found in zip(source.tasks, source.examples, strict=True):
+      if all(e.label < 0 and math.isnan(e.value) for e in found):
+        raise errors.UserError(
+          f"{source.name}: the answers of {task.name} are hidden, so nothing can be judged by "
+          "them; set config.data.split.validation and test to 'dev'."
+        )
 
   def init(self, seed: int) -> base.Variables:
     """Returns fresh variables drawn from (seed, leaf path), as host arrays."""
@@ -173,7 +185,7 @@ class Text:
       rows = examples["task"] == number
       if source is not None:
         rows = _numbered(examples, source, problem)
-      known = rows if problem.regression else rows & (examples["label"] >= 0)
+      known = rows & (examples["label"] >= 0)
       if not known.any():
         continue
       own = self.of_task(outputs["logits"], problem.name)[known]

@@ -124,7 +124,7 @@ def test_examples(tmp_path):
   assert (first.first, first.second) == (swapped.second, swapped.first)
   assert (swapped.row, swapped.value) == (half, first.value)
   example = source[0]
-  assert example["value"] == np.float32(first.value / 5) and example["label"] == -1
+  assert example["value"] == np.float32(first.value / 5) and example["label"] == 0
   ids = source.tokenizer.ids(first.first)
   assert example["ids"][0] == source.tokenizer.start and len(example["ids"]) == 16
   total, segment = example["lengths"]

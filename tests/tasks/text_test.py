@@ -8,7 +8,17 @@ import ml_collections
 import numpy as np
 import pytest
 
-from effnets import configuration, data, errors, models, parallel, recipes, tasks, training
+from effnets import (
+  commands,
+  configuration,
+  data,
+  errors,
+  models,
+  parallel,
+  recipes,
+  tasks,
+  training,
+)
 from effnets.data import glue
 from effnets.data.toy_glue import SIZES
 from effnets.tasks import text
@@ -139,7 +149,7 @@ def test_figures_are_of_each_tasks_examples():
   source = data.open_source("toy_glue", "dev", options={"tasks": "sts,rte"})  # another order
   batch = {
     "task": np.array([1, 1, 1, 1, 0, 0, 0]),
-    "label": np.array([0, 1, 1, -1, -1, -1, -1]),
+    "label": np.array([0, 1, 1, -1, 0, 0, 0]),
     "value": np.array([0, 0, 0, 0, 0.1, 0.5, 0.9], np.float32),
     "cut": np.array([0, 0, 3, 0, 0, 1, 0]),
   }
@@ -186,9 +196,26 @@ def test_a_vocabulary_of_another_network(size):
   training.prepare(_config(model__vocab_size="128"))
 
 
+def test_splits_without_answers(tmp_path):
+  data.toy_glue.write(tmp_path)
+  for file in (tmp_path / "answers").iterdir():
+    file.unlink()
+  config = _config(data__source=f"glue:{tmp_path}")
+  config.data.options.update({"vocabulary": str(tmp_path / "vocab.txt"), "length": 24})
+  with pytest.raises(errors.UserError, match="test: the answers of cola are hidden, so nothing"):
+    training.prepare(config)
+  config.data.split.test = "dev"
+  training.prepare(config)
+
+
 def test_a_config():
   made = tasks.create(_config(), PLACEMENT, num_classes=16, step_batch=8, total_steps=2)
-  assert (made.num_classes, made.step_texts, made.total_steps) == (16, 32, 2)
+  assert (made.num_classes, made.step_texts, made.total_steps) == (16, 48, 2)
   assert made.figures[0] == "average" and "cola_matthews" in made.figures
   with pytest.raises(errors.UserError, match="have 16 outputs, the data or the run has 5"):
     tasks.create(_config(), PLACEMENT, num_classes=5, step_batch=8)
+
+
+def test_modes_for_pictures_say_so(tmp_path):
+  with pytest.raises(errors.UserError, match="--mode=show is for pictures"):
+    commands.show(_config(), str(tmp_path))
