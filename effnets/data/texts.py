@@ -3,8 +3,8 @@
 An example is ids int32 (s,), lengths int32 (2,) (of all tokens and of the first segment), label
 int32 (-1 if the answer is hidden, 0 of regression), value float32 (of regression, over the task's
 scale; 0 otherwise), task int32 (its place among the source's) and cut int32 (tokens that were over
-the limit). With a teacher it has targets float32 (k,), k the most outputs of a task, and taught bool.
-Texts are tokenised when they are asked for.
+the limit). With a teacher it has targets float32 (k,), k the most outputs of a task, and taught
+bool. Texts are tokenised when they are asked for.
 
 Options: `tasks`, a comma list; `vocabulary`, a vocab.txt; `length` of the sequences; `lower_case`;
 `longest_word` and `protected`, see `wordpiece.Tokenizer`; `custom`, see `glue.tasks`; and of the
