@@ -77,7 +77,7 @@ def bars(groups: Mapping[str, Arms], path: str | pathlib.Path, *, label: str) ->
   lowest = min(float(np.min(values)) for group in groups.values() for values in group.values())
   # Bars that all start at 0 would hide what they are drawn for.
   axes.set_ylim(bottom=min(0.0, 100 * lowest) if lowest < 0.3 else 100 * lowest - 10)
-  axes.set_ylabel(f"{label} [%]; dots: single seeds")
+  axes.set_ylabel(f"{label} [%]")
   axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
   axes.grid(axis="y", alpha=0.3)
   axes.spines[["top", "right"]].set_visible(False)

@@ -5,7 +5,8 @@ the whole config:
 
   single   of trainings on one task
   multi    of trainings on all tasks at once
-  student  of those with a teacher, after the other two; another `model` makes a smaller student
+  student  of those with a teacher, after the other two; another `model`, or other `weights`, which
+           bring their network, makes a smaller student
 
 Runs, as the paper calls them:
 
@@ -34,7 +35,7 @@ import ml_collections
 from rich import box, table, text
 from rich import console as rich_console
 
-from effnets import configuration, data, errors, evaluation, parallel, training, workdirs
+from effnets import configuration, data, errors, evaluation, parallel, training, weights, workdirs
 from effnets.data import glue, targets
 
 _SECTIONS = ("single", "multi", "student")
@@ -98,7 +99,7 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
         for task in ("average", *result["tasks"])
       },
       path / "plots" / "bam.png",
-      label="test score, mean of a task's metrics",
+      label="test score, median of seeds",
     )
     console.print(_table(result, config))
   return result
@@ -205,8 +206,11 @@ class _Pipeline:
     made.pipeline = ml_collections.ConfigDict({"name": ""})
     kind = RUNS[name]
     for section in (kind.student, *(("student",) if kind.teacher else ())):
-      key = f"config.pipeline.{section}"
-      configuration.merge(made, self._config.pipeline[section], key=key)
+      key, overrides = f"config.pipeline.{section}", self._config.pipeline[section]
+      if overrides.get("weights"):
+        with errors.context(key), made.unlocked(), made.ignore_type():
+          weights.configure(made, str(overrides.weights))
+      configuration.merge(made, overrides, key=key)
     configuration.merge(made, kind.changes, key="changes")
     made.seed = seed
     if task:

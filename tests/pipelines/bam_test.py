@@ -131,6 +131,19 @@ def test_the_configs_of_all_trainings():
   assert (student.batch_size, student.model.depth) == (16, 2)
 
 
+def test_a_students_own_weights_bring_its_network(tmp_path):
+  pieces = "".join(f"{piece}\n" for piece in data.toy_glue.vocabulary())
+  (tmp_path / "vocab.txt").write_text(pieces)
+  network = {"vocab_size": 70, "hidden_size": 16, "num_hidden_layers": 3}
+  network |= {"num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 32}
+  (tmp_path / "config.json").write_text(json.dumps(network))
+  planned = pipelines.planned(nano(student={"weights": f"bert:{tmp_path}"}))
+  teacher, student = planned["single_rte"].config, planned["single_multi"].config
+  assert (teacher.model.depth, student.model.depth, student.model.width) == (1, 3, 16)
+  assert not teacher.weights and student.weights == f"bert:{tmp_path}"
+  assert student.data.options.vocabulary == str(tmp_path / "vocab.txt")
+
+
 @pytest.mark.parametrize(
   "settings,words",
   [
