@@ -43,6 +43,21 @@ def test_the_recipe_of_every_member(member):
       {"model.name": "mnasnet_a1_075", "batch_size": 1024, "train.epochs": 350.0},
     ),
     ("mnasnet.py:small", {"model.dropout_rate": 0.0, "model.drop_path_rate": 0.0}),
+    # BAM's code for all tasks at once, and for single ones.
+    (
+      "bam.py:glue",
+      {
+        "batch_size": 128,
+        "train.epochs": 6.0,
+        "optimizer.learning_rate": 1e-4,
+        "optimizer.layer_decay": 0.9,
+        "optimizer.bias_correction": False,
+        "optimizer.clip_norm": 1.0,
+        "pipeline.single.batch_size": 32,
+        "pipeline.single.optimizer.learning_rate": 5e-5,
+        "task.reduction": "sum",
+      },
+    ),
     ("mixnet.py:m", {"model.name": "mixnet_m", "model.dropout_rate": 0.25, "batch_size": 1024}),
     (
       "mobilenetv3.py:large_minimal",

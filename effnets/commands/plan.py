@@ -13,7 +13,7 @@ import numpy as np
 from rich import box, table
 from rich import console as rich_console
 
-from effnets import configuration, data, errors, pipelines, training, workdirs
+from effnets import configuration, data, errors, models, pipelines, training, workdirs
 from effnets.parallel import programs, slices
 
 FILE = "plan.json"
@@ -105,6 +105,8 @@ def _compile(
 def _stand_ins(config: Any, soft: bool) -> dict[str, data.Source]:
   """Returns a stand-in for every data set of the training that is not here, by its name."""
   settings, found = config.data, {}
+  if config.task.name == "text":
+    return _text_stand_ins(config)
   try:
     classes = training.inputs.evaluation(config, "train").num_classes
   except errors.UserError:
@@ -123,6 +125,18 @@ def _stand_ins(config: Any, soft: bool) -> dict[str, data.Source]:
       more.source, examples=1_000_000, classes=classes, image_size=None, soft=soft
     )
   return found
+
+
+def _text_stand_ins(config: Any) -> dict[str, data.Source]:
+  """Returns what stands for texts, or a vocabulary, that are not here."""
+  name, options = config.data.source, config.data.options.to_dict()
+  try:
+    training.inputs.evaluation(config, "train")
+  except errors.UserError:
+    model = {key: value for key, value in config.model.items() if key != "name"}
+    size = models.create(config.model.name, **model).vocab_size
+    return {name: data.texts.stand_in(name, options, vocab_size=size)}
+  return {}
 
 
 # ---- What is told of a step ----------------------------------------------------------------------

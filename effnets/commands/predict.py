@@ -13,7 +13,7 @@ from jaxtyping import Float
 from rich import console as rich_console
 
 from effnets import data, errors, tasks, training, workdirs
-from effnets.commands import predict_boxes, predict_pixels
+from effnets.commands import predict_boxes, predict_pixels, predict_texts
 from effnets.commands import trained as models
 from effnets.data import video
 
@@ -35,11 +35,14 @@ class Prediction:
 def predict(config: Any, workdir: str) -> None:
   """Prints the five likeliest classes of the pictures in `config.input`, and writes them all.
 
-  Detectors and segmentation: see `predict_boxes` and `predict_pixels`.
+  Detectors, segmentation and texts: see `predict_boxes`, `predict_pixels` and `predict_texts`.
   They go to `predictions.csv` in `workdir`: picture, class_1, probability_1, class_2, …
 
   Raises: UserError if there is no model, no picture, or one cannot be read.
   """
+  if config.task.name == "text":
+    predict_texts.predict(config, workdir, models.open_model(config, workdir))
+    return
   pictures = _pictures(config)
   trained = models.open_model(config, workdir)
   if isinstance(trained.task, tasks.ObjectTask):

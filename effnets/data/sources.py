@@ -11,6 +11,9 @@ same one every time and in every process. Order, augmentation and batching are n
   digit_scenes    several digits on a canvas, with boxes and masks (`digit_scenes.py`)
   coco:PATH       a COCO folder of pictures with boxes and masks (`coco.py`, `scenes.py`)
   segmentation:PATH  pictures with a class for each pixel (`segmentation.py`)
+  toy_glue        embedded sentence tasks in GLUE's formats (`toy_glue.py`, `texts.py`)
+  glue:PATH       the folder of GLUE's download, several tasks at once (`texts.py`, `glue.py`);
+                  `glue:tfds` takes them from TFDS (`tfds_glue.py`)
   corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
 """
@@ -33,16 +36,19 @@ _KINDS = {
   "digit_scenes": "effnets.data.digit_scenes",
   "digits": "effnets.data.digits",
   "folder": "effnets.data.folder",
+  "glue": "effnets.data.texts",
   "pictures": "effnets.data.pictures",
   "records": "effnets.data.records",
   "segmentation": "effnets.data.segmentation",
   "tfds": "effnets.data.tfds",
+  "toy_glue": "effnets.data.texts",
 }
 # Kinds whose name is followed by `:` and a path or a name.
 _WITH_ARGUMENT = (
   "coco",
   "corrupted",
   "folder",
+  "glue",
   "pictures",
   "records",
   "segmentation",
@@ -66,6 +72,10 @@ class Source(Protocol):
 
   `source[i]`, i in [0, len): image uint8 (h, w, 3); label int32 scalar, -1 if hidden; and where
   there are soft labels, probabilities float32 (k,). Raises `Unreadable` for a broken example.
+
+  A source of anything but images says so by `inputs`, see there, has image_size None, and gives
+  `blank()`, an example without content that shows the shapes of those fields. It may weigh its
+  examples by a field `weight`, and bring an order of its own, see `stream.ordered`.
   """
 
   name: str
@@ -76,6 +86,20 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> Example: ...
+
+
+def inputs(source: Any) -> tuple[str, ...]:
+  """Returns which fields of its examples a batch holds beside the label: its `inputs`, or image."""
+  return tuple(getattr(source, "inputs", ("image",)))
+
+
+def blank(source: Any) -> Example:
+  """Returns an example without content: the source's own `blank`, or a black picture."""
+  own = getattr(source, "blank", None)
+  if own is not None:
+    return {"label": np.int32(0), **own()}
+  side = source.image_size or 64
+  return {"image": np.zeros((side, side, 3), np.uint8), "label": np.int32(0)}
 
 
 def open_source(
@@ -90,7 +114,8 @@ def open_source(
 
   Args:
     name: `digits`, `cluttered_digits`, `digit_scenes`, `folder:PATH`, `pictures:PATH`,
-      `records:PATH`, `coco:PATH`, `segmentation:PATH`, or a TFDS name (also `tfds:NAME`).
+      `records:PATH`, `coco:PATH`, `segmentation:PATH`, `toy_glue`, `glue:PATH`, or a TFDS name
+      (also `tfds:NAME`).
     split: `train`, `validation`, `test`, …; what each kind offers is in its module.
     options: settings of the kind, such as `labels` for `digits` or `data_dir` for TFDS.
     key: where the settings stand in the config, for messages. split_key: where the split does, if

@@ -182,6 +182,29 @@ def open_split(
     ) from error
 
 
+def examples(argument: str, split: str, *, data_dir: str | None, key: str) -> tuple[Any, Any]:
+  """Returns (features, random access to the examples) of a split of a data set without images.
+
+  Raises: errors.UserError if there is no such data set or split, or it is not prepared.
+  """
+  builder = _builder(argument, data_dir, key)
+  if not builder.info.splits:
+    raise errors.UserError(
+      f"{key}.source: {argument} is not prepared in {builder.data_path}. {_how(argument, data_dir)}"
+    )
+  try:
+    return builder.info.features, builder.as_data_source(split)
+  except NotImplementedError as error:
+    raise errors.UserError(
+      f"{key}.source: {argument} is prepared in {builder.data_path}, but as "
+      f"{builder.info.file_format.value}, which has no random access. {_how(argument, data_dir)}"
+    ) from error
+  except (ValueError, KeyError) as error:
+    raise errors.unknown(
+      f"{key}.split", split, f"a split of {argument}", list(builder.info.splits)
+    ) from error
+
+
 def _builder(argument: str, data_dir: str | None, key: str):
   """Returns TFDS's builder of a data set.
 

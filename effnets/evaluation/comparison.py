@@ -57,6 +57,33 @@ def dots(arms: Arms, path: str | pathlib.Path, *, label: str) -> None:
   _save(figure, path)
 
 
+def bars(groups: Mapping[str, Arms], path: str | pathlib.Path, *, label: str) -> None:
+  """Draws a bar for the median of every arm in every group, and a dot for every seed.
+
+  groups: group -> arms, which are the same in all. label: what the values are; shown in percent.
+  """
+  arms = list(next(iter(groups.values())))
+  figure = _figure(2 + 0.16 * len(groups) * (len(arms) + 1), 4)
+  axes = figure.subplots()
+  wide = 0.8 / len(arms)
+  for number, arm in enumerate(arms):
+    places = np.arange(len(groups)) + (number - (len(arms) - 1) / 2) * wide
+    values = [100 * np.asarray(group[arm], np.float64) for group in groups.values()]
+    medians = [float(np.median(each)) for each in values]
+    axes.bar(places, medians, wide, color=f"C{number % 10}", label=arm, zorder=2)
+    for place, each in zip(places, values, strict=True):
+      axes.plot(np.full(len(each), place), each, ".", color="0.2", markersize=3, zorder=3)
+  axes.set_xticks(range(len(groups)), list(groups))
+  lowest = min(float(np.min(values)) for group in groups.values() for values in group.values())
+  # Bars that all start at 0 would hide what they are drawn for.
+  axes.set_ylim(bottom=min(0.0, 100 * lowest) if lowest < 0.3 else 100 * lowest - 10)
+  axes.set_ylabel(f"{label} [%]")
+  axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+  axes.grid(axis="y", alpha=0.3)
+  axes.spines[["top", "right"]].set_visible(False)
+  _save(figure, path)
+
+
 def heat_map(
   cells: Mapping[tuple[str, str], Sequence[float]],
   path: str | pathlib.Path,

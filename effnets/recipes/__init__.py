@@ -1,5 +1,6 @@
 """Training recipes that several papers share, as changes to a config."""
 
+from effnets.recipes import texts as texts
 from effnets.recipes.classification import SMALL_SETS as SMALL_SETS
 from effnets.recipes.classification import efficientnet_imagenet as efficientnet_imagenet
 from effnets.recipes.classification import imagenet as imagenet
@@ -25,6 +26,7 @@ from effnets.recipes.detection import segmenter as segmenter
 from effnets.recipes.detection import spinenet_coco as spinenet_coco
 from effnets.recipes.detection import ssd_losses as ssd_losses
 from effnets.recipes.detection import ssdlite_coco as ssdlite_coco
+from effnets.recipes.pipelines import bam as bam
 from effnets.recipes.pipelines import learned_operations as learned_operations
 from effnets.recipes.pipelines import noisy_student as noisy_student
 from effnets.recipes.pipelines import randaugment_grid as randaugment_grid

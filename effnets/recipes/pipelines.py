@@ -81,6 +81,23 @@ def noisy_student(
   return pipeline
 
 
+def bam(
+  *,
+  runs: str = "single,multi,single_single,single_multi,multi_multi",
+  seeds: Sequence[int] = (0,),
+  single: Any = None,
+  multi: Any = None,
+  student: Any = None,
+) -> ml_collections.ConfigDict:
+  """Returns the `config.pipeline` of born-again multi-task networks, see `pipelines/bam.py`.
+
+  Args: runs: comma list. seeds: of every run. single, multi, student: overrides of the config.
+  Source: Clark et al. 2019 (arXiv 1907.04829).
+  """
+  sections = {"single": single or {}, "multi": multi or {}, "student": student or {}}
+  return ml_collections.ConfigDict({"name": "bam", "runs": runs, "seeds": tuple(seeds), **sections})
+
+
 def randaugment_grid(
   config: ml_collections.ConfigDict,
   layers: Sequence[int],

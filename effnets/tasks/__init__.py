@@ -12,3 +12,4 @@ from effnets.tasks.registry import create as create
 from effnets.tasks.registry import policy as policy
 from effnets.tasks.registry import transform as transform
 from effnets.tasks.segmentation import Segmentation as Segmentation
+from effnets.tasks.text import Text as Text

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
-from effnets import augment, errors, evaluation, models, ops, parallel
+from effnets import augment, data, errors, evaluation, models, ops, parallel
 from effnets.ops import nms
 from effnets.tasks import (
   adversarial,
@@ -19,22 +19,32 @@ from effnets.tasks import (
   regions,
   scenes,
   segmentation,
+  text,
 )
 
 
 def create(
-  config: Any, placement: parallel.Placement, *, num_classes: int, step_batch: int
+  config: Any,
+  placement: parallel.Placement,
+  *,
+  num_classes: int,
+  step_batch: int,
+  total_steps: int = 0,
 ) -> base.Task:
   """Returns the task of `config`.
 
   Args:
     num_classes: of the data. step_batch: examples in one forward pass, over all devices.
+    total_steps: of the training, for losses that change on the way; 0 if nothing is trained.
 
   Raises: UserError for a name or value that is none.
   """
   if config.task.name not in _TASKS:
     raise errors.unknown("config.task.name", config.task.name, "a task", _TASKS)
-  return _TASKS[config.task.name](config, placement, num_classes, step_batch)
+  made = _TASKS[config.task.name](config, placement, num_classes, step_batch)
+  if isinstance(made, text.Text):
+    made = dataclasses.replace(made, total_steps=total_steps)
+  return made
 
 
 def norm_group(setting: str | int, placement: parallel.Placement, step_batch: int) -> ops.Group:
@@ -329,6 +339,65 @@ def _segmentation(
   return made
 
 
+def _text(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> text.Text:
+  del step_batch
+  settings = config.task.to_dict()
+  settings.pop("name")
+  head_dropout = settings.pop("dropout_rate", 0.1)
+  for key, options in (("distillation", text.DISTILLATION), ("reduction", text.REDUCTIONS)):
+    if settings.get(key, options[0]) not in options:
+      raise errors.unknown(f"config.task.{key}", settings[key], "one of its values", options)
+  for key, valid, words in (
+    ("gold_weight", lambda v: 0 <= v <= 1, "from 0, the teacher alone, to 1"),
+    ("temperature", lambda v: 0 < v < math.inf, "above 0"),
+  ):
+    value = settings.get(key, 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not valid(value):
+      raise errors.UserError(f"config.task.{key}={value!r} should be a number {words}.")
+  if not 0 <= head_dropout < 1:
+    raise errors.UserError(f"config.task.dropout_rate={head_dropout!r} is outside [0, 1).")
+  fields = {f.name for f in dataclasses.fields(text.Text)} & {
+    "distillation",
+    "gold_weight",
+    "temperature",
+    "reduction",
+  }
+  for key in settings:
+    if key not in fields:
+      raise errors.unknown("config.task", key, "a setting", (*fields, "dropout_rate"))
+  model = config.model.to_dict()
+  name = model.pop("name")
+  if models.entry(name).task != "text":
+    known = models.list_models(task="text")
+    raise errors.unknown("config.model.name", name, "an encoder of texts", known)
+  encoder = models.create(name, **model)
+  options = config.data.options.to_dict()
+  problems = data.texts.tasks_of(options)
+  length = data.texts.length_of(config.data.source, options)
+  if length > encoder.positions:
+    raise errors.UserError(
+      f"config.data.options.length={length} is more than the {encoder.positions} positions of "
+      f"{name}."
+    )
+  units = sum(problem.units for problem in problems)
+  if num_classes != units:
+    raise errors.UserError(
+      f"config.data.options.tasks have {units} outputs, the data or the run has {num_classes}."
+    )
+  return text.Text(
+    module=models.bert.WithHeads(
+      encoder, tuple((problem.name, problem.units) for problem in problems), head_dropout
+    ),
+    placement=placement,
+    problems=problems,
+    length=length,
+    step_texts=config.batch_size,
+    **settings,
+  )
+
+
 def _scene_task(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int, *, slots: int = 0
 ) -> dict[str, Any]:
@@ -403,4 +472,5 @@ _TASKS = {
   "segmentation": _segmentation,
   "advprop": _advprop,
   "learned_operations": _learned_operations,
+  "text": _text,
 }

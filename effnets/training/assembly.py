@@ -85,18 +85,23 @@ def prepare(
     placement,
     num_classes=examples.num_classes,
     step_batch=examples.batch_size // config.accumulate,
+    total_steps=total_steps,
   )
   if config.checkpoint.best_metric not in task.figures:
     key, metric = "config.checkpoint.best_metric", config.checkpoint.best_metric
     raise errors.unknown(key, metric, "a figure of this task", task.figures)
   schedule = inputs.schedule(config, examples, total_steps)
+  splits = {
+    config.data.split[part]: inputs.evaluation(config, part, stand_ins)
+    for part in ("validation", "test")
+  }
+  if isinstance(task, tasks.Text):
+    for source in splits.values():
+      task.check(source)
   return Ready(
     placement=placement,
     examples=examples,
-    splits={
-      config.data.split[part]: inputs.evaluation(config, part, stand_ins)
-      for part in ("validation", "test")
-    },
+    splits=splits,
     task=task,
     schedule=schedule,
     optimizer=inputs.optimizer(config, schedule, task),

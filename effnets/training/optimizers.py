@@ -35,12 +35,13 @@ _COMMON = {
   "frozen": (),
   "undecayed": (),
   "decay_norms": False,
+  "layer_decay": None,
 }
 _FIELDS = {
   "rmsprop": {"decay": 0.9, "momentum": 0.9, "eps": 1e-3},
   "sgd": {"momentum": 0.9, "nesterov": True},
-  "adam": {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
-  "adamw": {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+  "adam": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "bias_correction": True},
+  "adamw": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "bias_correction": True},
   "lars": {"momentum": 0.9, "nesterov": False, "trust_coefficient": 0.001, "eps": 0.0},
   "lamb": {"b1": 0.9, "b2": 0.999, "eps": 1e-6},
 }
@@ -56,7 +57,12 @@ _RANGES = {
   "weight_decay": (lambda v: v >= 0, "a number of at least 0"),
   "clip_each": (lambda v: v > 0, "a positive number, or None for no clipping"),
   "clip_norm": (lambda v: v > 0, "a positive number, or None for no clipping"),
+  "layer_decay": (lambda v: 0 < v <= 1, "above 0 and at most 1, or None for equal rates"),
 }
+# Parts of a transformer's paths by which its depth is counted.
+_LAYER = re.compile(r"(^|/)layer_(\d+)(/|$)")
+_EMBEDDING = re.compile(r"(^|/)embeddings(_|/|$)")
+_POOLER = re.compile(r"(^|/)pooler(/|$)")
 
 
 def decayed(path: str) -> bool:
@@ -136,7 +142,9 @@ def create(
     `ms = d ms + (1-d) g^2; mom = m mom + lr g / sqrt(ms + eps); v -= mom`.
     PyTorch's differs in all three: `v -= lr * (mom = m mom + g / (sqrt(ms) + eps))`, ms from zero.
   - `sgd` (momentum, nesterov): `mom = m mom + g; v -= lr (g + m mom)` if nesterov, else `lr mom`.
-  - `adam`, `adamw` (b1, b2, eps): epsilon outside the root.
+  - `adam`, `adamw` (b1, b2, eps, bias_correction): epsilon outside the root. Without
+    bias_correction, as in BERT's code, moments are taken as they are, from zero: the first steps
+    are up to (1 - b1) / sqrt(1 - b2) = 3.2 times as long.
   - `lars` (momentum, nesterov, trust_coefficient, eps): biases and norm scales take no trust ratio.
   - `lamb` (b1, b2, eps).
 
@@ -146,7 +154,9 @@ def create(
   of the gradients, those of frozen weights not counted), None for no clipping; `frozen` (path
   prefixes whose weights get zero updates and no optimizer state); `undecayed` (regular
   expressions: weights whose path one of them finds do not decay) and `decay_norms` (whether
-  scales and biases of norms do), see `decay_rule`.
+  scales and biases of norms do), see `decay_rule`; `layer_decay` (every layer of a transformer
+  below the heads learns slower than the one above it by this factor, its decoupled weight decay
+  too), see `layer_rates`.
 
   Args:
     config: any mapping. schedule: step -> learning rate, step counted from 0.
@@ -173,6 +183,13 @@ def create(
     )
   elif name == "sgd":
     core = optax.sgd(schedule, momentum=values["momentum"] or None, nesterov=values["nesterov"])
+  elif name in ("adam", "adamw") and not values["bias_correction"]:
+    decoupled = values["weight_decay"] if name == "adamw" else 0.0
+    core = optax.chain(
+      _uncorrected_adam(values["b1"], values["b2"], values["eps"]),
+      optax.add_decayed_weights(decoupled, mask=decay_mask),
+      optax.scale_by_learning_rate(schedule),
+    )
   elif name == "adam":
     core = optax.adam(schedule, b1=values["b1"], b2=values["b2"], eps=values["eps"])
   elif name == "adamw":
@@ -210,12 +227,65 @@ def create(
     core = optax.chain(optax.clip_by_global_norm(clip), core)
   if values["clip_each"] is not None:
     core = optax.chain(_clip_each(values["clip_each"]), core)
-  if not values["frozen"]:
-    return core
-  return optax.partition(
-    {"trained": core, "frozen": optax.set_to_zero()},
-    lambda params: _labels(params, values["frozen"], key),
-  )
+  if values["frozen"]:
+    core = optax.partition(
+      {"trained": core, "frozen": optax.set_to_zero()},
+      lambda params: _labels(params, values["frozen"], key),
+    )
+  if values["layer_decay"] is not None:
+    core = optax.chain(core, _by_layer(values["layer_decay"]))
+  return core
+
+
+def layer_rates(params: PyTree, decay: float) -> PyTree[float]:
+  """Returns the factor of the learning rate of every leaf: decay^(layers above it, heads included).
+
+  Depths of a transformer of L layers: `embeddings…` 0, `layer_I` I + 1, `pooler` L + 1, everything
+  else, its heads, L + 2.
+
+  >>> tree = {"embeddings_word": 0, "layer_0": 0, "layer_1": 0, "pooler": 0, "head": 0}
+  >>> layer_rates(tree, 0.5)
+  {'embeddings_word': 0.0625, 'head': 1.0, 'layer_0': 0.125, 'layer_1': 0.25, 'pooler': 0.5}
+  """
+  names = jax.tree_util.tree_map_with_path(lambda path, _: parallel.path_name(path), params)
+  found = [_LAYER.search(name) for name in jax.tree.leaves(names)]
+  layers = 1 + max((int(match[2]) for match in found if match), default=-1)
+
+  def rate(name):
+    match = _LAYER.search(name)
+    if match:
+      depth = int(match[2]) + 1
+    elif _EMBEDDING.search(name):
+      depth = 0
+    else:
+      depth = layers + (1 if _POOLER.search(name) else 2)
+    return decay ** (layers + 2 - depth)
+
+  return jax.tree.map(rate, names)
+
+
+def _by_layer(decay: float) -> optax.GradientTransformation:
+  def scale(updates, params):
+    del params
+    return jax.tree.map(lambda update, rate: update * rate, updates, layer_rates(updates, decay))
+
+  return optax.stateless(scale)
+
+
+def _uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+  """Returns m / (sqrt(v) + eps) of moments that start at zero and are not corrected for it."""
+
+  def init(params):
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return {"m": zeros, "v": zeros}
+
+  def update(updates, state, params=None):
+    del params
+    m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state["m"], updates)
+    v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state["v"], updates)
+    return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), m, v), {"m": m, "v": v}
+
+  return optax.GradientTransformation(init, update)
 
 
 def _clip_each(most: float) -> optax.GradientTransformation:
@@ -281,8 +351,9 @@ def _read(config, key):
       f"{key}.weight_decay_kind={kind!r} does not go with {key}.name={name!r}, whose weight decay "
       f"is {own}. {kind.capitalize()}: {', '.join(others)}."
     )
-  if not isinstance(values["decay_norms"], bool):
-    raise errors.UserError(f"{key}.decay_norms={values['decay_norms']!r} is not True or False.")
+  for field in ("decay_norms", "bias_correction"):
+    if not isinstance(values.get(field, True), bool):
+      raise errors.UserError(f"{key}.{field}={values[field]!r} is not True or False.")
   for field in ("frozen", "undecayed"):
     value = values[field]
     values[field] = (value,) if isinstance(value, str) else tuple(value)

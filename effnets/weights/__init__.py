@@ -1,5 +1,8 @@
 """Weights of other code bases: into our modules, and out of them again."""
 
+from effnets.weights.bert import from_google_bert as from_google_bert
+from effnets.weights.bert import from_huggingface_bert as from_huggingface_bert
+from effnets.weights.bert import load_bert as load_bert
 from effnets.weights.catalog import Preprocessing as Preprocessing
 from effnets.weights.catalog import list_weights as list_weights
 from effnets.weights.choice import configure as configure

@@ -2,6 +2,7 @@
 
 NAME           a weight set, fetched from the Hugging Face hub
 NAME:SOURCE    a weight set from a file, a folder, or another Hugging Face id
+bert:DIR       an encoder of texts, from the folder of its checkpoint
 run:DIR        the newest checkpoint of the run in the workdir DIR
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 import ml_collections
 
 from effnets import configuration, errors, workdirs
-from effnets.weights import catalog, convert, detectors, loading
+from effnets.weights import bert, catalog, convert, detectors, loading
 
 KEY = "config.weights"
 _RUN = "run"
@@ -48,6 +49,10 @@ def parse(text: str) -> Choice:
   for prefix in _HUB:
     text = text.removeprefix(prefix)
   name, colon, source = text.partition(":")
+  if name == bert.NAME:
+    if not source:
+      raise errors.UserError(f"{KEY}={text!r} lacks the checkpoint's folder; write 'bert:DIR'.")
+    return Choice(name, source)
   if loading.is_detector(name):
     if not source:
       raise errors.UserError(
@@ -91,6 +96,9 @@ def configure(config: ml_collections.ConfigDict, text: str) -> None:
   """
   choice = parse(text)
   own = configuration.base()
+  if choice.name == bert.NAME:
+    _configure_bert(config, text, choice.source)
+    return
   if loading.is_detector(choice.name):
     _configure_detector(config, text, detectors.find(choice.name))
     return
@@ -149,6 +157,24 @@ def _configure_detector(config: ml_collections.ConfigDict, text: str, found: Any
   config.data.scenes.fill = "mean" if prepared.fill is None else "black"
 
 
+def _configure_bert(config: ml_collections.ConfigDict, text: str, source: str) -> None:
+  """Sets the network and, if none is named, the vocabulary beside the weights."""
+  if config.task.name != "text":
+    raise errors.UserError(
+      f"{KEY}={text!r} is an encoder of texts, config.task.name={config.task.name!r}; start from "
+      "configs/bam.py."
+    )
+  folder = pathlib.Path(source).expanduser()
+  with errors.context(KEY):
+    found = bert.settings(bert.read_config(folder))
+  # What trains it, such as dropout, stays as it is.
+  network = {k: v for k, v in found.items() if "dropout" not in k and k != "std"}
+  config.weights = text
+  config.model.update({**network, "name": "bert_base"})
+  if not config.data.options.get("vocabulary") and (folder / bert.VOCAB_FILE).is_file():
+    config.data.options.vocabulary = str(folder / bert.VOCAB_FILE)
+
+
 def _training(config: ml_collections.ConfigDict) -> set[str]:
   """Returns the settings of `config.model` that are no matter of the network itself."""
   return set(config.model) - {"name", "padding"}
@@ -167,4 +193,6 @@ def open_choice(text: str) -> convert.Imported:
   if choice.run:
     raise ValueError(f"{text!r} is a run; its checkpoints are read where runs are known.")
   with errors.context(KEY):
+    if choice.name == bert.NAME:
+      return bert.load_bert(choice.source)
     return loading.load(choice.name, choice.source)

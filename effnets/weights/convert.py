@@ -59,12 +59,12 @@ class Imported(NamedTuple):
   """A network with somebody's weights.
 
   module: with everything that belongs to the weight set: padding, epsilon, block rules, classes.
-  variables: float32 NumPy arrays. preprocessing: of pictures for evaluation.
+  variables: float32 NumPy arrays. preprocessing: of pictures for evaluation; None for texts.
   """
 
   module: nn.Module
   variables: dict[str, Any]
-  preprocessing: catalog.Preprocessing
+  preprocessing: catalog.Preprocessing | None
   report: Report
 
 

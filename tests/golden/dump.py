@@ -11,9 +11,8 @@ import jax
 from flax import linen as nn
 from flax import traverse_util
 
-from effnets import configuration, data, ops, parallel, tasks
+from effnets import configuration, data, ops, parallel, pipelines, tasks
 from effnets.models import initialize
-from effnets.pipelines import stages
 from effnets.training import inputs, optimizers
 
 FOLDER = pathlib.Path(__file__).parent
@@ -21,6 +20,7 @@ FOLDER = pathlib.Path(__file__).parent
 CONFIGS = (
   "configs/advprop.py",
   "configs/advprop.py:b3,fine",
+  "configs/bam.py",
   "configs/efficientdet.py",
   "configs/efficientdet.py:d0",
   "configs/efficientdet.py:d7x",
@@ -93,7 +93,8 @@ def dump(name: str) -> str:
     return "\n".join([*lines, *_schedule(config), *_weights(config), ""])
   known: dict[str, str] = {}
   whole = configuration.flatten(config)
-  for stage, resolved in stages.configs(config).items():
+  for stage, planned in pipelines.planned(config).items():
+    resolved = planned.config
     leaves = configuration.flatten(resolved)
     own = {k: v for k, v in leaves.items() if k != "pipeline.name" and whole.get(k, ()) != v}
     lines += ["", f"stage {stage}: config where it differs", *_leaves(own), *_schedule(resolved)]
@@ -111,6 +112,10 @@ def _leaves(leaves: dict[str, Any]) -> list[str]:
 
 def _sizes(config: Any) -> inputs.Training:
   source, split = config.data.source, config.data.split.train
+  if config.task.name == "text":
+    texts = inputs.evaluation(config, "train")
+    size = config.batch_size
+    return inputs.Training(None, size, size, len(texts), texts.class_names)
   if (source, split) in _DATA:
     classes, epoch = _DATA[source, split]
   else:
@@ -152,7 +157,7 @@ def _weights(config: Any) -> list[str]:
   same = {"group": ops.Group(), "remat": "none", "dropout_rate": 0.0, "drop_path_rate": 0.0}
   fields = {field.name for field in dataclasses.fields(task.module)}
   module = task.module.clone(
-    **{name: value for name, value in same.items() if name in fields}, frozen_blocks=0
+    **{name: value for name, value in {**same, "frozen_blocks": 0}.items() if name in fields}
   )
   for (collection, *path), shape, initializer in _traced(module):
     words = [str(shape), initializer]

@@ -290,3 +290,54 @@ def test_every_field_of_another_optimizer_is_named_at_once():
   message = r"--config.optimizer.decay=None --config.optimizer.momentum=None\. "
   with pytest.raises(errors.UserError, match=message):
     optimizers.create(config, lambda step: 0.1)
+
+
+def test_adam_as_berts_code_has_it():
+  # BAM sheet, checks 4 and 6: no bias correction, decay outside the moments.
+  config = {"name": "adamw", "eps": 1e-6, "weight_decay": 0.01, "bias_correction": False}
+  optimizer = optimizers.create(config, lambda step: 1e-3)
+  params = {"dense": {"kernel": jnp.float32(0.5)}}
+  state, seen = optimizer.init(params), []
+  for gradient in (0.1, -0.2, 0.05):
+    updates, state = optimizer.update({"dense": {"kernel": jnp.float32(gradient)}}, state, params)
+    params = optax.apply_updates(params, updates)
+    seen.append(float(params["dense"]["kernel"]))
+  np.testing.assert_allclose(seen, [0.4968337220, 0.4983843242, 0.4990558979], atol=1e-7)
+  first = 0.1 / np.sqrt(0.001)
+  plain = optimizers.create({**config, "name": "adam", "weight_decay": None}, lambda step: 1.0)
+  updates, _ = plain.update(params, plain.init(params), params)
+  assert float(updates["dense"]["kernel"]) == pytest.approx(-first, rel=1e-4)
+
+
+@pytest.mark.parametrize("layers,first", [(12, 2.28768e-5), (24, 6.46108e-6)])
+def test_layers_learn_slower_the_deeper_they_are(layers, first):
+  names = ["embeddings_word", "embeddings_norm", "pooler"]
+  names += [f"layer_{index}" for index in range(layers)]
+  tree = {"backbone": {name: {"kernel": jnp.ones(())} for name in names}}
+  tree["task_specific_rte"] = {"kernel": jnp.ones(())}
+  rates = optimizers.layer_rates(tree, 0.9)
+  rate = {name: 1e-4 * leaf["kernel"] for name, leaf in rates["backbone"].items()}
+  assert rate["embeddings_word"] == rate["embeddings_norm"] == pytest.approx(first, rel=1e-5)
+  if layers == 12:
+    assert rate["layer_0"] == pytest.approx(2.54187e-5, rel=1e-5)
+  assert rate[f"layer_{layers - 1}"] == pytest.approx(8.1e-5)
+  assert rate["pooler"] == pytest.approx(9e-5)
+  assert rates["task_specific_rte"]["kernel"] == 1
+  # The update and its decay are scaled; what is frozen stays, and counts as a layer all the same.
+  config = {"name": "adamw", "weight_decay": 0.5, "layer_decay": 0.9}
+  config["frozen"] = (f"backbone/layer_{layers - 1}",)
+  optimizer = optimizers.create(config, lambda step: 1e-2)
+  updates, _ = optimizer.update(tree, optimizer.init(tree), tree)
+  step = -1e-2 * 1.5
+  assert float(updates["task_specific_rte"]["kernel"]) == pytest.approx(step, rel=1e-5)
+  assert float(updates["backbone"]["pooler"]["kernel"]) == pytest.approx(0.9 * step, rel=1e-5)
+  assert float(updates["backbone"][f"layer_{layers - 1}"]["kernel"]) == 0
+
+
+@pytest.mark.parametrize(
+  "field,value,words",
+  [("layer_decay", 0.0, "above 0 and at most 1"), ("bias_correction", 1, "is not True or False")],
+)
+def test_wrong_settings_of_transformers(field, value, words):
+  with pytest.raises(errors.UserError, match=f"config.optimizer.{field}={value}.*{words}"):
+    optimizers.create({"name": "adamw", field: value}, lambda step: 1.0)

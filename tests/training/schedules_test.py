@@ -229,3 +229,12 @@ def test_create_errors(config, message):
 def test_bad_learning_rates(rate):
   with pytest.raises(errors.UserError, match=r"config.optimizer.learning_rate=.* at least 0"):
     schedules.create({"name": "constant"}, learning_rate=rate, total_steps=9, steps_per_epoch=1)
+
+
+def test_berts_rate_jumps_after_the_warm_up():
+  # BAM sheet, check 5: the linear decay counts from step 0.
+  config = {"name": "polynomial", "power": 1.0, "warmup_percent": 10.0}
+  schedule = schedules.create(config, learning_rate=1e-4, total_steps=1000, steps_per_epoch=100)
+  rates = {0: 0.0, 50: 5e-5, 99: 9.9e-5, 100: 9e-5, 500: 5e-5, 999: 1e-7}
+  for step, rate in rates.items():
+    assert float(schedule(step)) == pytest.approx(rate, rel=1e-4, abs=1e-12)
