@@ -93,5 +93,4 @@ _mnasfpn(
   params=167_215,
   madds=33.11e6,
   **{"width": 32, "num_classes": 11, "image_size": 128, "head_width": 32, "head_repeats": 2},
-  head_momentum=0.9,  # for runs so short that norms would still remember where they started
 )
