@@ -19,7 +19,9 @@ from effnets.data.batches import eval_shapes as eval_shapes
 from effnets.data.batches import place as place
 from effnets.data.batches import train_batches as train_batches
 from effnets.data.sources import Source as Source
+from effnets.data.sources import inputs as inputs
 from effnets.data.sources import open_source as open_source
 from effnets.data.stream import Mixture as Mixture
 from effnets.data.stream import Stream as Stream
 from effnets.data.stream import Tally as Tally
+from effnets.data.stream import ordered as ordered

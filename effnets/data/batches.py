@@ -102,9 +102,10 @@ def train_batches(
       stream's period. start: first position, >= 0. process_index: which part; process_count: of how
       many. workers: processes to read in (0: threads only); threads: per process, 0 reads without
       any, when asked. Neither changes what is read.
-  Returns: batches of arrays with leading size batch_size / process_count: image uint8 (b, h, w, 3),
-    label int32 (b,), position uint32 (b, 2), weight float32 (b,), and with soft labels
-    probabilities float32 (b, k), soft bool (b,); and the fields of the stream's transform.
+  Returns: batches of arrays with leading size batch_size / process_count: image uint8 (b, h, w, 3)
+    or the source's own inputs, label int32 (b,), position uint32 (b, 2), weight float32 (b,), and
+    with soft labels probabilities float32 (b, k), soft bool (b,); and the fields of the stream's
+    transform.
   Raises: errors.UserError if the batch size does not divide, and, when iterated, if too many
     examples are unreadable.
   """
@@ -150,15 +151,15 @@ def eval_batches(
   Args: as `train_batches`; transform: brings images to one size; nothing may be drawn from
     anything but (seed 0, index). max_unreadable: share of unreadable examples that stops it.
     tally: counts them with those of other parts of a set, of which this one is a part.
-  Returns: batches of image uint8 (b, h, w, 3), label int32 (b,), mask bool (b,), index int32 (b,),
-    and the fields of the transform.
+  Returns: batches of image uint8 (b, h, w, 3) or the source's own inputs, label int32 (b,), mask
+    bool (b,), index int32 (b,), and the fields of the transform.
   Raises: errors.UserError if the batch size does not divide, the source is empty, or too many
     examples are unreadable.
   """
   local = _part(batch_size, process_index, process_count)
   if not len(source):
     raise errors.UserError(f"config.data: {source.name} holds no examples.")
-  if source.image_size is None and transform is None:
+  if "image" in sources.inputs(source) and source.image_size is None and transform is None:
     raise ValueError(f"images of {source.name} differ in size: give a transform from decode.")
   size = len(source)
   cuts = _cuts(local)
@@ -169,12 +170,11 @@ def eval_batches(
   def assemble(t: int, parts: list[dict[str, Any]]) -> Batch:
     index = t * batch_size + process_index * local + np.arange(local)
     batch = {
-      "image": np.zeros((local, *blank["image"].shape), np.uint8),
       "label": np.zeros(local, np.int32),
       "mask": np.zeros(local, bool),
       "index": np.where(index < size, index, -1).astype(np.int32),
     }
-    for field in decode.fields(transform):
+    for field in (*sources.inputs(source), *decode.fields(transform)):
       batch[field] = np.repeat(np.asarray(blank[field])[None], local, 0)
     for low, part in zip(cuts, parts, strict=False):
       rows = low + np.asarray(part["rows"], np.int64)
@@ -192,7 +192,9 @@ def eval_shapes(
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of a whole batch of `eval_batches`, of all processes; nothing is read."""
   blank = _blank(source, transform)
-  found = {name: np.asarray(blank[name]) for name in ("image", *decode.fields(transform))}
+  found = {
+    name: np.asarray(blank[name]) for name in (*sources.inputs(source), *decode.fields(transform))
+  }
   found |= {"label": np.int32(0), "mask": np.bool_(0), "index": np.int32(0)}
   return {
     name: jax.ShapeDtypeStruct((batch_size, *value.shape), value.dtype)
@@ -371,15 +373,14 @@ class _EvalChunks(_Chunks):
       return stream_lib.Read(None, (str(error),))
     if self._transform:
       example = self._transform(example, decode.drawing(0, number))
-    read = {"image": example["image"], "label": np.int32(example["label"])}
-    read.update((field, example[field]) for field in decode.fields(self._transform))
+    names = (*sources.inputs(self._source), *decode.fields(self._transform))
+    read = {"label": np.int32(example["label"]), **{name: example[name] for name in names}}
     return stream_lib.Read(read, ())
 
 
 def _blank(source: sources.Source, transform: decode.Transform | None) -> sources.Example:
-  """Returns what a black picture without a label becomes, for its shapes."""
-  side = source.image_size or 64
-  blank = {"image": np.zeros((side, side, 3), np.uint8), "label": np.int32(0)}
+  """Returns what an example without content becomes, such as a black picture, for its shapes."""
+  blank = sources.blank(source)
   return transform(blank, decode.drawing(0, 0)) if transform else blank
 
 

@@ -66,6 +66,10 @@ class Source(Protocol):
 
   `source[i]`, i in [0, len): image uint8 (h, w, 3); label int32 scalar, -1 if hidden; and where
   there are soft labels, probabilities float32 (k,). Raises `Unreadable` for a broken example.
+
+  A source of anything but images says so by `inputs`, see there, has image_size None, and gives
+  `blank()`, an example without content that shows the shapes of those fields. It may weigh its
+  examples by a field `weight`, and bring an order of its own, see `stream.ordered`.
   """
 
   name: str
@@ -76,6 +80,20 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> Example: ...
+
+
+def inputs(source: Any) -> tuple[str, ...]:
+  """Returns which fields of its examples a batch holds beside the label: its `inputs`, or image."""
+  return tuple(getattr(source, "inputs", ("image",)))
+
+
+def blank(source: Any) -> Example:
+  """Returns an example without content: the source's own `blank`, or a black picture."""
+  own = getattr(source, "blank", None)
+  if own is not None:
+    return {"label": np.int32(0), **own()}
+  side = source.image_size or 64
+  return {"image": np.zeros((side, side, 3), np.uint8), "label": np.int32(0)}
 
 
 def open_source(

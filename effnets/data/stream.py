@@ -9,7 +9,7 @@ import functools
 import math
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
@@ -142,7 +142,8 @@ class Stream:
     """
     if not len(source):
       raise errors.UserError(f"config.data: {source.name} holds no examples.")
-    if source.image_size is None and transform is None:
+    self._inputs = sources.inputs(source)
+    if "image" in self._inputs and source.image_size is None and transform is None:
       raise ValueError(f"images of {source.name} differ in size: give a transform from decode.")
     self.source = source
     self.num_classes = source.num_classes
@@ -184,10 +185,10 @@ class Stream:
       if self._transform:
         found = self._transform(found, draw)
       example = {
-        "image": found["image"],
+        **{name: found[name] for name in self._inputs},
         "label": np.int32(found["label"]),
         "position": streams.words(position),
-        "weight": np.float32(1),
+        "weight": np.float32(found.get("weight", 1)),
       }
       if "probabilities" in found:
         example["probabilities"] = np.asarray(found["probabilities"], np.float32)
@@ -197,12 +198,23 @@ class Stream:
     return Read(None, tuple(failures))
 
   def __getitem__(self, position: int) -> sources.Example:
-    """Returns the example at `position`, >= 0: image, label, position, weight (and, where the
-    source has them, probabilities, soft; and the transform's own fields), counted in `tally`.
+    """Returns the example at `position`, >= 0: image, or the source's own inputs, label, position,
+    weight (and, where the source has them, probabilities, soft; and the transform's own fields),
+    counted in `tally`.
 
     Raises: errors.UserError if too many examples are unreadable.
     """
     return counted(self, position)
+
+
+def ordered(source: sources.Source, **settings: Any) -> Readable:
+  """Returns the source's own order, if it brings one as `ordered`, else a `Stream` of it.
+
+  settings: of `Stream`.
+  """
+  own = getattr(source, "ordered", None)
+  found = own(**settings) if own is not None else None
+  return Stream(source, **settings) if found is None else found
 
 
 class Mixture:

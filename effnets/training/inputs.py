@@ -97,6 +97,8 @@ def evaluation(
 
 def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
   """Returns what brings the pictures of `source` to the model's size, always in the same way."""
+  if "image" not in data.inputs(source):
+    return None
   own = tasks.transform(config, training=False)
   if own:
     return own
@@ -171,8 +173,8 @@ def _open(
   return data.open_source(settings.source, split, options=settings.options.to_dict(), **keys)
 
 
-def _stream(config: Any, source: data.Source, name: str) -> data.Stream:
-  return data.Stream(
+def _stream(config: Any, source: data.Source, name: str) -> Any:
+  return data.ordered(
     source,
     seed=config.seed,
     name=name,
