@@ -20,8 +20,9 @@ def rows(pattern: str = "*") -> list[dict[str, Any]]:
   """Returns one dict per model that matches the glob `pattern`, in natural order.
 
   Keys: name, task, params (trainable), madds (of convolutions and dense layers), image_size
-  (pixels, or height and width), paper_params, paper_madds, paper_top1, paper_ap, paper_miou (as
-  printed there, or None), paper (arXiv number, or None).
+  (pixels, or height and width; None for texts), tokens (of a text, else None), paper_params,
+  paper_madds, paper_top1, paper_ap, paper_miou (as printed there, or None), paper (arXiv number, or
+  None).
 
   Raises: UserError if no model matches.
   """
@@ -40,7 +41,8 @@ def rows(pattern: str = "*") -> list[dict[str, Any]]:
         "task": entry.task,
         "params": count.params,
         "madds": count.madds,
-        "image_size": entry.counted or entry.image_size,
+        "image_size": entry.counted or entry.image_size or None,
+        "tokens": entry.tokens,
         "paper_params": entry.paper_params,
         "paper_madds": entry.paper_madds,
         "paper_top1": entry.paper_top1,
@@ -60,7 +62,10 @@ def _millions(value: float | None) -> str:
   return "" if value is None else f"{value / 1e6:,.1f} M"
 
 
-def _size(pixels: int | tuple[int, int]) -> str:
+def _size(row: dict[str, Any]) -> str:
+  pixels = row["image_size"]
+  if row["tokens"]:
+    return f"{row['tokens']} tokens"
   return str(pixels) if isinstance(pixels, int) else "x".join(map(str, pixels))
 
 
@@ -75,7 +80,7 @@ def table(found: Sequence[dict[str, Any]]) -> rich_table.Table:
   shown = rich_table.Table(box=None, header_style="bold")
   for column in (
     "model",
-    "pixels",
+    "input",
     "parameters",
     "paper",
     "",
@@ -89,7 +94,7 @@ def table(found: Sequence[dict[str, Any]]) -> rich_table.Table:
   for row in found:
     shown.add_row(
       row["name"],
-      _size(row["image_size"]),
+      _size(row),
       f"{row['params']:,}",
       _millions(row["paper_params"]),
       _difference(row["params"], row["paper_params"]),

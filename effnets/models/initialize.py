@@ -177,10 +177,13 @@ def trace(
 
   Args:
     image_size: height and width of one RGB image, in pixels; default the module's own `image_size`.
-    inputs: instead of an image, the abstract positional inputs of a module that takes others.
+    inputs: instead of an image, the abstract positional inputs of a module that takes others;
+      default those of its `abstract_inputs`, if it has any.
     method: the module's method to trace; default `__call__`. kwargs: its static arguments.
   """
-  if inputs is None:
+  if inputs is None and hasattr(module, "abstract_inputs"):
+    inputs = module.abstract_inputs()
+  elif inputs is None:
     size = module.image_size if image_size is None else image_size
     height, width = (size, size) if isinstance(size, int) else size
     inputs = (jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32),)
