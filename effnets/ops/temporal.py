@@ -25,8 +25,8 @@ def temporal_conv(
   """
   if x.ndim != 5 or kernel.ndim != 3 or kernel.shape[1] != x.shape[4] or kernel.shape[0] % 2 == 0:
     raise ValueError(
-      f"a temporal kernel of {kernel.shape} does not fit clips of {x.shape}: it needs an odd number "
-      "of taps and as many inputs as there are channels."
+      f"a temporal kernel of {kernel.shape} does not fit clips of {x.shape}: it needs an odd "
+      "number of taps and as many inputs as there are channels."
     )
   if x.dtype != kernel.dtype:
     raise ValueError(f"clips are {x.dtype} but the kernel is {kernel.dtype}; cast one of them.")
