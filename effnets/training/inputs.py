@@ -97,10 +97,8 @@ def evaluation(
 
 def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
   """Returns what brings the pictures of `source` to the model's size, always in the same way."""
-  if "image" not in data.inputs(source):
-    return None
   own = tasks.transform(config, training=False)
-  if own:
+  if own or "image" not in data.inputs(source):
     return own
   size = config.data.image_size
   if source.image_size == size:
@@ -117,7 +115,7 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
 def training_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
   """Returns what brings the pictures of `source` to the model's size in training."""
   own = tasks.transform(config, training=True)
-  if own:
+  if own or "image" not in data.inputs(source):
     return own
   if config.data.random_crop and source.image_size is None:
     return data.decode.RandomCrop(
