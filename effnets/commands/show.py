@@ -34,6 +34,8 @@ def show(config: Any, workdir: str) -> None:
   Raises: UserError for a setting that is wrong, or data that cannot be read.
   """
   configuration.check(config)
+  if config.task.name == "video":
+    raise errors.UserError("config.task.name='video': pictures alone can be shown, not clips.")
   if tasks.transform(config, training=False):
     show_scenes.show(config, workdir)
     return

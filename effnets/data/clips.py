@@ -100,8 +100,8 @@ class Clips:
   area, aspect: of random crops, one for all frames, see `decode.random_box`.
   flow: `none`; `stored`, as the film brings it; `dis`, computed by OpenCV from the clip's frames.
   bound: pixels of the cropped, resized picture a frame that become 1, see `levels`.
-  targets: how many classes a film may be of; 0: it is of one. labels: whether they are those of the
-  `film`, or in training of what happens in the `clip` (where the source knows).
+  targets: whether a film can be of several classes. labels: whether these are those of the `film`,
+  or in training of what happens in the `clip` (where the source knows).
   short: what is done with a film that is shorter than a clip. `loop`: abc -> abcab; `hold`: abc ->
   abccc; both are counted. `refuse`: it is unreadable.
   Source: AssembleNet's sheet; the training crops are those of the Model Garden (area 0.49 to 1).
@@ -119,7 +119,7 @@ class Clips:
   aspect: tuple[float, float] = (0.5, 2.0)
   flow: str = "none"
   bound: float = 20.0
-  targets: int = 0
+  targets: bool = False
   labels: str = "film"
   short: str = "loop"
   interpolation: str = "bilinear"
@@ -132,8 +132,18 @@ class Clips:
     return ("clip", *flow, *(("targets",) if self.targets else ()))
 
   def __call__(self, example: sources.Example, draw: decode.Draw) -> sources.Example:
-    """Returns the example with `fields`. Raises: sources.Unreadable."""
+    """Returns the example with `fields`.
+
+    Raises: sources.Unreadable; UserError if films are of several classes and should not be, or the
+      other way round.
+    """
     film: Film = example["film"]
+    if ("targets" in example) != self.targets:
+      wrong, right = ("one", "several")[:: 1 if "targets" in example else -1]
+      raise errors.UserError(
+        f"config.task.labels={wrong!r} does not fit films such as {film.name}: each is of {right} "
+        f"class{'es' if right == 'several' else ''}; set it to {right!r}."
+      )
     rng = draw("clip") if self.training else None
     found = {name: value for name, value in example.items() if name not in ("film", "actions")}
     made, spans = [], self._spans(film.frames, rng)
@@ -212,7 +222,7 @@ class Clips:
       return np.asarray(example["targets"], np.float32)
     rate = example["film"].rate
     start, end = places[0] / rate, (places[-1] + 1) / rate
-    found = np.zeros(self.targets, np.float32)
+    found = np.zeros_like(example["targets"], np.float32)
     for label, begins, ends in example["actions"]:
       if begins < end and ends > start:
         found[label] = 1

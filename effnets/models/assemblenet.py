@@ -558,6 +558,9 @@ for _name, _settings, _params, _madds, _known in (
       params=_params,
       madds=_madds,
       task="video",
+      # Levels from 0 to 1; the flow layer scales by itself.
+      mean=(0.0, 0.0, 0.0),
+      std=(1.0, 1.0, 1.0),
       **{"paper": None, "dropout_rate": 0.0, "drop_path_rate": 0.0, **_sizes, **_known},
     )
   )
