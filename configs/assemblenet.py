@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     recipes.digit_actions(
       config,
       args.model or "assemblenet_tiny",
-      steps=args.steps or 600,
+      steps=args.steps or 300,
       labels="several" if several else "one",
     )
   elif chosen[0] == "moments_in_time":
