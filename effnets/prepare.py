@@ -7,6 +7,9 @@ bytes. A command that was stopped goes on where it was when it is given again.
 
 SOURCE `digit_scenes` writes the embedded scenes as a folder in COCO's own format: a pattern for own
 data, and something to try other tools on.
+
+SOURCE `flow:videos:PATH` or `flow:charades:PATH` writes the optical flow of films, by OpenCV's DIS,
+for `--config.data.options.flow=DIR --config.data.clips.flow=stored`.
 """
 
 import argparse
@@ -17,18 +20,20 @@ import time
 from collections.abc import Mapping, Sequence
 
 from effnets import errors
-from effnets.data import digit_scenes, folder, shards, tfds
+from effnets.data import digit_scenes, folder, shards, sources, tfds, videos
 
 _KEY = "prepare"
 _FOLDER = "folder:"
 _SCENES = "digit_scenes"
+_FLOW = "flow:"
 _ALIASES = {"val": "validation"}
 
 
 class _Progress:
   """One line of progress: on a terminal it changes, elsewhere there is a new one now and then."""
 
-  def __init__(self, name: str):
+  def __init__(self, name: str, what: str = "pictures"):
+    self._what = what
     self._name, self._start, self._shown = name, None, 0.0
     self._terminal = sys.stderr.isatty()
 
@@ -42,9 +47,10 @@ class _Progress:
       return
     self._shown = now
     rate = (done - self._first) / max(now - self._start, 1e-9)
-    line = f"{self._name}: {done:,} of {total:,} pictures ({done / total:.1%})"
+    line = f"{self._name}: {done:,} of {total:,} {self._what} ({done / total:.1%})"
     if rate > 0 and done < total:
-      line += f", {rate:,.0f} images/s, {_duration((total - done) / rate)} left"
+      unit = "images" if self._what == "pictures" else self._what
+      line += f", {rate:,.0f} {unit}/s, {_duration((total - done) / rate)} left"
     end = "\n" if done == total or not self._terminal else ""
     sys.stderr.write(f"\r\033[K{line}{end}" if self._terminal else f"{line}\n")
     sys.stderr.flush()
@@ -135,6 +141,31 @@ def _scenes(arguments: argparse.Namespace) -> list[str]:
   return [*lines, *_advice([f"--config.data.source=coco:{target}"], list(counts))]
 
 
+def _flow(arguments: argparse.Namespace) -> list[str]:
+  """Writes the flow of all films of a source; returns the lines to print."""
+  inner = arguments.source.removeprefix(_FLOW)
+  if not inner.startswith(("videos:", "charades:")):
+    raise errors.UserError(f"SOURCE={arguments.source!r} should be flow:videos:PATH or such.")
+  chosen = arguments.split
+  if chosen == ["all"]:
+    chosen = ["train", "test"] if inner.startswith("charades:") else list(videos.SPLITS)
+    given = lambda name: videos.has_split(inner.removeprefix("videos:"), name)  # noqa: E731
+    chosen = [s for s in chosen if inner.startswith("charades:") or given(s)] or ["train"]
+  lines, target = [], pathlib.Path(arguments.dir).expanduser().absolute()
+  for split in chosen:
+    source = sources.open_source(inner, split, key=_KEY, split_key="--split")
+    progress, left_out = _Progress(split, "films"), []
+    for done, (_, reason) in enumerate(videos.write_flow(source, target), 1):
+      left_out += [reason] if reason else []
+      progress(done, len(source))
+    lines.append(f"{split}: {len(source) - len(left_out):,} films")
+    if left_out:
+      shown = "; ".join(left_out[:3]) + ("; ..." if len(left_out) > 3 else "")
+      lines.append(f"{split}: {len(left_out):,} left out, unreadable: {shown}")
+  option = f"  --config.data.options.flow={target} --config.data.clips.flow=stored"
+  return [*lines, "In the config:", option]
+
+
 def _advice(options: Sequence[str], splits: Sequence[str]) -> list[str]:
   """Returns lines with what to write in the config; `options` say where the data are."""
   lines = []
@@ -166,6 +197,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
     return _pictures(arguments)
   if source == _SCENES:
     return _scenes(arguments)
+  if source.startswith(_FLOW):
+    return _flow(arguments)
   if source == "digits" or source.startswith("records:"):
     raise errors.UserError(f"SOURCE={source!r} needs no preparation; put it into the config.")
   if os.sep in source and pathlib.Path(source).expanduser().is_dir():
@@ -178,7 +211,7 @@ def main(arguments: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m effnets.prepare", description=__doc__.partition(":")[0] + "."
   )
-  parser.add_argument("source", metavar="SOURCE", help="folder:PATH, a TFDS name, or digit_scenes")
+  parser.add_argument("source", metavar="SOURCE", help="folder:PATH, a TFDS name, …")
   parser.add_argument("dir", metavar="DIR", help="folder for the result")
   parser.add_argument(
     "--split",

@@ -20,9 +20,9 @@ def rows(pattern: str = "*") -> list[dict[str, Any]]:
   """Returns one dict per model that matches the glob `pattern`, in natural order.
 
   Keys: name, task, params (trainable), madds (of convolutions and dense layers), image_size
-  (pixels, or height and width; None for texts), tokens (of a text, else None), paper_params,
-  paper_madds, paper_top1, paper_ap, paper_miou (as printed there, or None), paper (arXiv number, or
-  None).
+  (pixels, or height and width; None for texts), tokens (of a text, else None), frames (of a
+  clip, else None), paper_params, paper_madds, paper_top1, paper_ap, paper_miou (as printed there,
+  or None), paper (arXiv number, or None).
 
   Raises: UserError if no model matches.
   """
@@ -43,6 +43,7 @@ def rows(pattern: str = "*") -> list[dict[str, Any]]:
         "madds": count.madds,
         "image_size": entry.counted or entry.image_size or None,
         "tokens": entry.tokens,
+        "frames": entry.frames,
         "paper_params": entry.paper_params,
         "paper_madds": entry.paper_madds,
         "paper_top1": entry.paper_top1,
@@ -66,6 +67,8 @@ def _size(row: dict[str, Any]) -> str:
   pixels = row["image_size"]
   if row["tokens"]:
     return f"{row['tokens']} tokens"
+  if row["frames"]:
+    return f"{row['frames']}x{pixels}x{pixels}"
   return str(pixels) if isinstance(pixels, int) else "x".join(map(str, pixels))
 
 

@@ -36,6 +36,8 @@ def show(config: Any, workdir: str) -> None:
   configuration.check(config)
   if config.task.name == "text":
     raise errors.UserError("--mode=show is for pictures; config.task.name is 'text'.")
+  if config.task.name == "video":
+    raise errors.UserError("config.task.name='video': pictures alone can be shown, not clips.")
   if tasks.transform(config, training=False):
     show_scenes.show(config, workdir)
     return

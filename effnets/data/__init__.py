@@ -3,6 +3,7 @@
 from effnets.data import batches as batches
 from effnets.data import catalog as catalog
 from effnets.data import class_names as class_names
+from effnets.data import clips as clips
 from effnets.data import coco as coco
 from effnets.data import corrupted as corrupted
 from effnets.data import decode as decode

@@ -369,10 +369,10 @@ class _EvalChunks(_Chunks):
       return None
     try:
       example = self._source[number]
+      if self._transform:
+        example = self._transform(example, decode.drawing(0, number))
     except sources.Unreadable as error:
       return stream_lib.Read(None, (str(error),))
-    if self._transform:
-      example = self._transform(example, decode.drawing(0, number))
     names = (*sources.inputs(self._source), *decode.fields(self._transform))
     read = {"label": np.int32(example["label"]), **{name: example[name] for name in names}}
     return stream_lib.Read(read, ())

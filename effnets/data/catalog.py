@@ -10,22 +10,30 @@ from collections.abc import Mapping
 import numpy as np
 
 from effnets import errors
-from effnets.data import sources
+from effnets.data import clips, sources
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-  """A data set's classes and the examples of its splits. image_size: None if sizes differ."""
+  """A data set's classes and the examples of its splits. image_size: None if sizes differ.
+
+  films: whether examples are films; several: of several classes each.
+  """
 
   classes: int
   splits: Mapping[str, int]
   image_size: int | None = None
+  films: bool = False
+  several: bool = False
 
 
 _COCO = {"train": 118_287, "validation": 5_000, "test": 40_670}
 
 KNOWN = {
   "cars196": Known(196, {"train": 8_144, "test": 8_041}),
+  "charades": Known(
+    157, {"train": 7_985, "validation": 1_863, "test": 1_863}, films=True, several=True
+  ),
   "cifar10": Known(10, {"train": 50_000, "test": 10_000}, 32),
   "cifar100": Known(100, {"train": 50_000, "test": 10_000}, 32),
   # Also a COCO folder's: `coco:PATH`.
@@ -36,6 +44,8 @@ KNOWN = {
   "oxford_flowers102": Known(102, {"train": 1_020, "validation": 1_020, "test": 6_149}),
   "oxford_iiit_pet": Known(37, {"train": 3_680, "test": 3_669}),
   "svhn_cropped": Known(10, {"train": 73_257, "test": 26_032, "extra": 531_131}, 32),
+  # Any folder of films, as the paper's: Moments in Time.
+  "videos": Known(339, {"train": 802_264, "validation": 33_900, "test": 33_900}, films=True),
   "voc/2012": Known(20, {"train": 5_717, "validation": 5_823, "test": 10_991}),
 }
 
@@ -90,7 +100,24 @@ class Blank:
     return example
 
 
-def blank(name: str, split: str, *, examples: int = 0, classes: int = 0, key: str) -> Blank:
+class BlankFilms(clips.Films):
+  """A source of black films. several: whether they could be of several classes each."""
+
+  def __init__(self, name: str, *, examples: int, classes: int, several: bool):
+    self.name, self.num_classes, self.targets = name, classes, several
+    self.class_names = tuple(map(str, range(classes)))
+    self._examples = examples
+
+  def __len__(self) -> int:
+    return self._examples
+
+  def __getitem__(self, index: int) -> sources.Example:
+    return {"label": np.int32(0), **self.blank()}
+
+
+def blank(
+  name: str, split: str, *, examples: int = 0, classes: int = 0, key: str
+) -> Blank | BlankFilms:
   """Returns a stand-in for the split of a data set that is not here.
 
   examples, classes: what is known of it from elsewhere; 0 for what is known here.
@@ -106,5 +133,8 @@ def blank(name: str, split: str, *, examples: int = 0, classes: int = 0, key: st
       f"{key}={name!r}, split {split!r}, is not here and its size is not known; give "
       "--config.plan.examples=COUNT and --config.plan.classes=COUNT."
     )
+  if known and known.films:
+    where = f"{name}/{split}"
+    return BlankFilms(where, examples=examples, classes=classes, several=known.several)
   size = known.image_size if known else None
   return Blank(f"{name}/{split}", examples=examples, classes=classes, image_size=size)

@@ -8,12 +8,15 @@ same one every time and in every process. Order, augmentation and batching are n
   folder:PATH     a folder of images, one sub-folder per class (`folder.py`)
   pictures:PATH   pictures without labels, all below a folder (`pictures.py`)
   records:PATH    ArrayRecord data sets that `records.write` or `shards.write` made (`records.py`)
+  digit_actions   films of moving digits (`digit_actions.py`)
   digit_scenes    several digits on a canvas, with boxes and masks (`digit_scenes.py`)
   coco:PATH       a COCO folder of pictures with boxes and masks (`coco.py`, `scenes.py`)
   segmentation:PATH  pictures with a class for each pixel (`segmentation.py`)
   toy_glue        embedded sentence tasks in GLUE's formats (`toy_glue.py`, `texts.py`)
   glue:PATH       the folder of GLUE's download, several tasks at once (`texts.py`, `glue.py`);
                   `glue:tfds` takes them from TFDS (`tfds_glue.py`)
+  videos:PATH     a folder of films, one sub-folder per class (`videos.py`)
+  charades:PATH   Charades, films of several classes (`charades.py`)
   corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
 """
@@ -32,7 +35,9 @@ Example = dict[str, np.ndarray]
 _KINDS = {
   "cluttered_digits": "effnets.data.cluttered_digits",
   "coco": "effnets.data.coco",
+  "charades": "effnets.data.charades",
   "corrupted": "effnets.data.corrupted",
+  "digit_actions": "effnets.data.digit_actions",
   "digit_scenes": "effnets.data.digit_scenes",
   "digits": "effnets.data.digits",
   "folder": "effnets.data.folder",
@@ -42,9 +47,11 @@ _KINDS = {
   "segmentation": "effnets.data.segmentation",
   "tfds": "effnets.data.tfds",
   "toy_glue": "effnets.data.texts",
+  "videos": "effnets.data.videos",
 }
 # Kinds whose name is followed by `:` and a path or a name.
 _WITH_ARGUMENT = (
+  "charades",
   "coco",
   "corrupted",
   "folder",
@@ -53,6 +60,7 @@ _WITH_ARGUMENT = (
   "records",
   "segmentation",
   "tfds",
+  "videos",
 )
 
 
@@ -113,9 +121,7 @@ def open_source(
   """Returns the source that a config names.
 
   Args:
-    name: `digits`, `cluttered_digits`, `digit_scenes`, `folder:PATH`, `pictures:PATH`,
-      `records:PATH`, `coco:PATH`, `segmentation:PATH`, `toy_glue`, `glue:PATH`, or a TFDS name
-      (also `tfds:NAME`).
+    name: one of the above.
     split: `train`, `validation`, `test`, …; what each kind offers is in its module.
     options: settings of the kind, such as `labels` for `digits` or `data_dir` for TFDS.
     key: where the settings stand in the config, for messages. split_key: where the split does, if

@@ -179,11 +179,12 @@ class Stream:
     for ahead in range(self._attempts):
       try:
         found = self.source[self.index(position + ahead)]
+        if self._transform:
+          # What is decoded only where it is asked for, such as frames of a film, may fail here.
+          found = self._transform(found, draw)
       except sources.Unreadable as error:
         failures.append(str(error))
         continue
-      if self._transform:
-        found = self._transform(found, draw)
       example = {
         **{name: found[name] for name in self._inputs},
         "label": np.int32(found["label"]),

@@ -14,5 +14,8 @@ from effnets.evaluation.classification import classification as classification
 from effnets.evaluation.few_shot import L2 as L2
 from effnets.evaluation.few_shot import FewShot as FewShot
 from effnets.evaluation.few_shot import few_shot_accuracy as few_shot_accuracy
+from effnets.evaluation.multi_label import MULTI_LABEL_FIGURES as MULTI_LABEL_FIGURES
+from effnets.evaluation.multi_label import average_precisions as average_precisions
+from effnets.evaluation.multi_label import multi_label as multi_label
 from effnets.evaluation.segmentation import SEGMENTATION_FIGURES as SEGMENTATION_FIGURES
 from effnets.evaluation.segmentation import segmentation as segmentation

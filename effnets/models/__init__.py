@@ -1,5 +1,6 @@
 """Flax modules, the model registry, initial values and counts."""
 
+from effnets.models import assemblenet as assemblenet
 from effnets.models import bert as bert
 from effnets.models import cifar as cifar
 from effnets.models import detector as detector

@@ -219,19 +219,20 @@ def spread(kernel: int, stride: int) -> tuple[int, int]:
 class Dense(nn.Module):
   """Classifier layer; its products are summed, and returned, in float32.
 
-  Kernel values start uniform in +-1 / sqrt(classes), unless `settings.kernel_std` is given.
-  Source: Tan and Le 2019, official code.
+  Kernel values start uniform in +-1 / sqrt(classes), or from `start`, unless `settings.kernel_std`
+  is given. Source: Tan and Le 2019, official code.
   """
 
   classes: int
   settings: Settings = Settings()
+  start: initialize.Initializer | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b k"]:
     """Returns float32 logits."""
-    limit = 1 / math.sqrt(self.classes)
+    usual = self.start or initialize.Uniform(1 / math.sqrt(self.classes))
     shape = (x.shape[-1], self.classes)
-    initializer = self.settings.kernel(initialize.Uniform(limit))
+    initializer = self.settings.kernel(usual)
     kernel = initialize.parameter(self, "kernel", initializer, shape)
     bias = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.classes,))
     dtype = self.settings.dtype

@@ -26,8 +26,9 @@ class Entry:
   dropout_rate, drop_path_rate: the model's own defaults.
   params: trainable parameters, exact. madds: multiply-adds of convolutions and dense layers.
   paper_params, paper_madds, paper_top1, paper_top5: as printed there (accuracies in percent).
-  num_classes: of the published network. task: `classification`, `detection`, `segmentation` or
-  `text`, whose image_size is 0. tokens: of a text, for which the multiply-adds are.
+  num_classes: of the published network. task: `classification`, `detection`, `segmentation`,
+  `video` or `text`, whose image_size is 0. tokens: of a text, for which the multiply-adds are;
+  frames: of a clip.
   counted: height and width for which the multiply-adds are, if not those of a square of image_size.
   paper_ap: COCO box AP as printed there, in percent; paper_miou: mean IoU, in percent.
   """
@@ -54,6 +55,7 @@ class Entry:
   paper_ap: float | None = None
   paper_miou: float | None = None
   tokens: int | None = None
+  frames: int | None = None
 
   @property
   def crop_fraction(self) -> float:

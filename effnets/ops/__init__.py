@@ -3,6 +3,7 @@
 from effnets.ops import anchors as anchors
 from effnets.ops import attacks as attacks
 from effnets.ops import boxes as boxes
+from effnets.ops import flow as flow
 from effnets.ops import masks as masks
 from effnets.ops import matching as matching
 from effnets.ops import nms as nms
@@ -17,3 +18,4 @@ from effnets.ops.normalization import normalize as normalize
 from effnets.ops.normalization import shift as shift
 from effnets.ops.pointwise import gated as gated
 from effnets.ops.split import Split as Split
+from effnets.ops.temporal import temporal_conv as temporal_conv

@@ -100,10 +100,11 @@ class Placement:
     return jax.lax.with_sharding_constraint(tree, self.replicated)
 
   def split_images(self, images: jax.Array) -> jax.Array:
-    """Constrains NHWC images to the batch axes and, by height, to `space`."""
+    """Constrains images, or clips `b t h w c`, to the batch axes and, by height, to `space`."""
     if self.execution == "shard_map" or self.mesh.size == 1:
       return images
-    spec = P(BATCH_AXES, "space") if self.mesh.shape["space"] > 1 else P(BATCH_AXES)
+    inner = (None,) * (images.ndim - 4)
+    spec = P(BATCH_AXES, *inner, "space") if self.mesh.shape["space"] > 1 else P(BATCH_AXES)
     return jax.lax.with_sharding_constraint(images, NamedSharding(self.mesh, spec))
 
   def per_example(self, fn: Callable[..., PyTree]) -> Callable[..., PyTree]:

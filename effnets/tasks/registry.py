@@ -20,6 +20,7 @@ from effnets.tasks import (
   scenes,
   segmentation,
   text,
+  video,
 )
 
 
@@ -398,6 +399,92 @@ def _text(
   )
 
 
+_VIDEO = ("name", "labels", "label_smoothing", "views")
+# Settings of `config.augment` that move pixels, which given flow would have to follow.
+_MOVING = ("shift", "cutout", "autoaugment", "randaugment", "erasing", "crop")
+
+
+def _video(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> video.Video:
+  task, clips = config.task.to_dict(), video.settings(config)
+  for key in task:
+    if key not in _VIDEO:
+      raise errors.unknown("config.task", key, "a setting of this task", _VIDEO)
+  for key, default, options in (
+    ("labels", "one", ("one", "several")),
+    ("views", "mean", video.VIEWS),
+  ):
+    if task.setdefault(key, default) not in options:
+      raise errors.unknown(f"config.task.{key}", task[key], "one of its values", options)
+  smoothing, several = task.get("label_smoothing", 0.0), task["labels"] == "several"
+  if not 0 <= smoothing < 1 or (several and smoothing):
+    words = "0, since films are of several classes" if several else "at least 0 and below 1"
+    raise errors.UserError(f"config.task.label_smoothing={smoothing} should be {words}.")
+  model = config.model.to_dict()
+  name = model.pop("name")
+  entry = models.entry(name)
+  if entry.task != "video":
+    raise errors.unknown(
+      "config.model.name", name, "a model for clips", models.list_models(task="video")
+    )
+  given = clips["flow"] != "none"
+  if model.get("flow", "given" if given else "layer") != ("given" if given else "layer"):
+    raise errors.UserError(
+      f"config.model.flow={model['flow']!r} does not go with config.data.clips.flow="
+      f"{clips['flow']!r}: 'given' needs 'stored' or 'dis', 'layer' needs 'none'."
+    )
+  sizes = {"frames": clips["frames"], "image_size": config.data.image_size}
+  for key, value in sizes.items():
+    if model.setdefault(key, value) != value:
+      where = "config.data.clips.frames" if key == "frames" else "config.data.image_size"
+      raise errors.UserError(f"config.model.{key}={model[key]} differs from {where}={value}.")
+  module = models.create(
+    name,
+    num_classes=num_classes,
+    group=norm_group(config.batch_norm.group, placement, step_batch),
+    **{**model, "flow": "given" if given else "layer"},
+  ).clone(split=split(placement))
+  if given and not module.takes_flow:
+    raise errors.UserError(
+      f"config.data.clips.flow={clips['flow']!r}: the graph of {name} has no stem that reads flow; "
+      "set it to 'none'."
+    )
+  settings = config.augment.to_dict()
+  flip = settings.pop("flip", 0.0)
+  if isinstance(flip, bool):
+    flip = 0.5 * flip
+  if not isinstance(flip, int | float) or not 0 <= flip <= 1:
+    raise errors.UserError(f"config.augment.flip={flip!r} should be a probability, in [0, 1].")
+  made = policy(ml_collections.ConfigDict({"augment": settings}))
+  moved = [key for key in _MOVING if _is_on(settings.get(key))]
+  if given and moved:
+    raise errors.UserError(
+      f"config.augment.{moved[0]} moves or covers pixels, which given flow does not follow; leave "
+      "it out, or let the network compute flow: config.data.clips.flow='none'."
+    )
+  return video.Video(
+    module=module,
+    placement=placement,
+    num_classes=num_classes,
+    mean=tuple(config.data.mean) or entry.mean,
+    std=tuple(config.data.std) or entry.std,
+    several=several,
+    policy=made,
+    flip=float(flip),
+    label_smoothing=smoothing,
+    views=task["views"],
+    dtype=jnp.dtype(module.dtype),
+  )
+
+
+def _is_on(setting: Any) -> bool:
+  """Returns whether a setting of `config.augment` does anything."""
+  if not isinstance(setting, dict):
+    return bool(setting)
+  return bool(setting.get("policy") or setting.get("layers") or setting.get("probability"))
+
+
 def _scene_task(
   config: Any, placement: parallel.Placement, num_classes: int, step_batch: int, *, slots: int = 0
 ) -> dict[str, Any]:
@@ -453,7 +540,9 @@ def box_policy(config: Any) -> Any:
 
 
 def transform(config: Any, *, training: bool) -> Any:
-  """Returns what brings the pictures of a task on scenes to one size; None for other tasks."""
+  """Returns what brings scenes, or films, of a task to one size; None for other tasks."""
+  if config.task.name == "video":
+    return video.transform(config, training=training)
   reads = _SCENES.get(config.task.name)
   return reads and scenes.transform(config, training=training, **reads)
 
@@ -473,4 +562,5 @@ _TASKS = {
   "advprop": _advprop,
   "learned_operations": _learned_operations,
   "text": _text,
+  "video": _video,
 }

@@ -100,7 +100,7 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
   if "image" not in data.inputs(source):
     return None
   own = tasks.transform(config, training=False)
-  if own:
+  if own or "image" not in data.inputs(source):
     return own
   size = config.data.image_size
   if source.image_size == size:
@@ -119,7 +119,7 @@ def training_transform(config: Any, source: data.Source) -> data.decode.Transfor
   if "image" not in data.inputs(source):
     return None
   own = tasks.transform(config, training=True)
-  if own:
+  if own or "image" not in data.inputs(source):
     return own
   if config.data.random_crop and source.image_size is None:
     return data.decode.RandomCrop(

@@ -21,6 +21,9 @@ CONFIGS = (
   "configs/advprop.py",
   "configs/advprop.py:b3,fine",
   "configs/bam.py",
+  "configs/assemblenet.py",
+  "configs/assemblenet.py:charades,101",
+  "configs/assemblenet.py:moments_in_time",
   "configs/efficientdet.py",
   "configs/efficientdet.py:d0",
   "configs/efficientdet.py:d7x",
@@ -72,7 +75,10 @@ _DATA = {
   ("coco:coco", "train"): (90, 118287),
   ("digits", "train"): (10, 1197),
   ("digits", "labelled"): (10, 100),
+  ("charades:charades", "train"): (157, 7985),
+  ("digit_actions", "train"): (8, 2048),
   ("digit_scenes", "train"): (10, 2048),
+  ("videos:moments_in_time", "train"): (339, 802264),
   ("segmentation:cityscapes", "train"): (19, 2975),
   ("folder:/data/birdsnap", "train"): (500, 47386),
   ("folder:/data/pictures", "train"): (3, 640),
@@ -155,10 +161,9 @@ def _weights(config: Any) -> list[str]:
   count, decays = 0, optimizers.decay_rule(config.optimizer)
   # What does not change the weights is left at one value, so that each network is traced once.
   same = {"group": ops.Group(), "remat": "none", "dropout_rate": 0.0, "drop_path_rate": 0.0}
+  same["frozen_blocks"] = 0
   fields = {field.name for field in dataclasses.fields(task.module)}
-  module = task.module.clone(
-    **{name: value for name, value in {**same, "frozen_blocks": 0}.items() if name in fields}
-  )
+  module = task.module.clone(**{name: value for name, value in same.items() if name in fields})
   for (collection, *path), shape, initializer in _traced(module):
     words = [str(shape), initializer]
     if collection == "params":

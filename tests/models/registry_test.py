@@ -45,7 +45,9 @@ def _marked(name):
   return pytest.param(name, marks=pytest.mark.slow if slow else ())
 
 
-_IMAGES = [name for name in models.list_models() if models.entry(name).task != "text"]
+_IMAGES = [
+  name for name in models.list_models() if models.entry(name).task not in ("text", "video")
+]
 
 
 @pytest.mark.parametrize("name", map(_marked, _IMAGES))

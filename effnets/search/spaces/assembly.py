@@ -10,81 +10,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from effnets import errors
+import flax.linen as nn
+
+from effnets import errors, models
+from effnets.models import assemblenet_graphs
+from effnets.models.assemblenet_graphs import ASSEMBLENET_50, Assembly, Node
 from effnets.search import space
 from effnets.search.spaces import registry
-
-_STEMS = {"rgb": -1, "flow": -2}
-
-
-@dataclasses.dataclass(frozen=True)
-class Node:
-  """A stem (level -1, kind `rgb` or `flow`) or a group of residual blocks (kind `block`).
-
-  dilation: in time. inputs: numbers of earlier nodes. filters: a quarter of the output channels.
-  """
-
-  level: int
-  kind: str
-  dilation: int
-  inputs: tuple[int, ...] = ()
-  filters: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Assembly:
-  """A graph of nodes, in topological order."""
-
-  nodes: tuple[Node, ...]
-
-  @property
-  def edges(self) -> tuple[tuple[int, int], ...]:
-    """All (from, to) pairs."""
-    return tuple((i, target) for target, node in enumerate(self.nodes) for i in node.inputs)
-
-  def structure(self) -> list[list[Any]]:
-    """Returns the list that the official code reads: `[type, dilation]` of stems, then blocks."""
-    return [
-      [node.level, list(node.inputs), node.filters, node.dilation, min(node.level, 1) + 1, 0]
-      if node.kind == "block"
-      else [_STEMS[node.kind], node.dilation]
-      for node in self.nodes
-    ]
-
-
-def parse(structure: Sequence[Sequence[Any]]) -> Assembly:
-  """Returns the graph of a list as in `Assembly.structure`."""
-  kinds = {number: kind for kind, number in _STEMS.items()}
-  found = []
-  for fields in structure:
-    if len(fields) == 2:
-      found.append(Node(-1, kinds[fields[0]], fields[1]))
-    else:
-      level, inputs, filters, dilation, *_ = fields
-      found.append(Node(level, "block", dilation, tuple(inputs), filters))
-  return Assembly(tuple(found))
-
-
-ASSEMBLENET_50 = parse(
-  [
-    [-1, 4],
-    [-1, 4],
-    [-2, 1],
-    [-2, 1],
-    [0, [1], 32, 1, 1, 0],
-    [0, [0], 32, 4, 1, 0],
-    [0, [0, 1, 2, 3], 32, 1, 1, 0],
-    [0, [2, 3], 32, 2, 1, 0],
-    [1, [0, 4, 5, 6, 7], 64, 2, 2, 0],
-    [1, [0, 2, 4, 7], 64, 1, 2, 0],
-    [1, [0, 5, 7], 64, 4, 2, 0],
-    [1, [0, 5], 64, 1, 2, 0],
-    [2, [4, 8, 10, 11], 256, 1, 2, 0],
-    [2, [8, 9], 256, 4, 2, 0],
-    [3, [12, 13], 512, 2, 2, 0],
-  ]
-)
-"""The published graph of AssembleNet-50."""
 
 
 class AssemblySpace(space.Space):
@@ -106,9 +38,11 @@ class AssemblySpace(space.Space):
     filters: Sequence[int],
     dilations: Sequence[int],
   ):
-    wrong = [stem for stem in stems if stem not in _STEMS]
+    wrong = [stem for stem in stems if stem not in assemblenet_graphs.STEMS]
     if wrong:
-      raise errors.unknown("config.search.settings.stems", wrong[0], "a kind of stem", _STEMS)
+      raise errors.unknown(
+        "config.search.settings.stems", wrong[0], "a kind of stem", assemblenet_graphs.STEMS
+      )
     self._nodes = [Node(-1, stem, 1) for stem in stems]
     for level, (count, width) in enumerate(zip(counts, filters, strict=True)):
       self._nodes += [Node(level, "block", 1, (), width)] * count
@@ -160,6 +94,10 @@ class AssemblySpace(space.Space):
     have = set(spec.edges)
     values |= {self.decisions[place].name: edge in have for edge, place in self.edges.items()}
     return self.tokens(values)
+
+  def build(self, spec: Assembly, *, model: str = "assemblenet_50", **overrides: Any) -> nn.Module:
+    """Returns the network of a graph, in all else the zoo's `model`."""
+    return models.create(model, graph=assemblenet_graphs.text(spec), **overrides)
 
   def edges_of(self, tokens: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Returns the edges of a graph, by target and source."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import mnasfpn, pyramids, scale_permuted
+from effnets.models import assemblenet_graphs, counting, mnasfpn, pyramids, scale_permuted
 from effnets.search import spaces
 from effnets.search.spaces import necks, spine
 
@@ -230,10 +230,16 @@ def test_assemblenet():
   tokens = made.published["assemblenet_50"]
   assert len(made.edges_of(tokens)) == 30
   graph = made.decode(tokens)
-  assert graph == spaces.assembly.ASSEMBLENET_50
-  assert spaces.assembly.parse(graph.structure()) == graph
+  assert graph == assemblenet_graphs.ASSEMBLENET_50
+  assert assemblenet_graphs.parse(graph.structure()) == graph
   structure = json.loads(json.dumps(graph.structure()))
   assert structure[8] == [1, [0, 4, 5, 6, 7], 64, 2, 2, 0] and structure[2] == [-2, 1]
+
+
+def test_the_published_assemblenet_is_the_zoos():
+  made = spaces.create("assemblenet")
+  module = spaces.network(made, made.published["assemblenet_50"])
+  assert counting.count(module).params == models.entry("assemblenet_50").params
 
 
 def test_counts_of_assemblenet_by_brute_force():
