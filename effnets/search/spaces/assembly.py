@@ -96,8 +96,9 @@ class AssemblySpace(space.Space):
     return self.tokens(values)
 
   def build(self, spec: Assembly, *, model: str = "assemblenet_50", **overrides: Any) -> nn.Module:
-    """Returns the network of a graph, in all else the zoo's `model`."""
-    return models.create(model, graph=assemblenet_graphs.text(spec), **overrides)
+    """Returns the network of a graph, whose edges learn weights; in all else the zoo's `model`."""
+    graph = assemblenet_graphs.text(spec)
+    return models.create(model, **{"graph": graph, "edges": "learned", **overrides})
 
   def edges_of(self, tokens: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Returns the edges of a graph, by target and source."""

@@ -66,7 +66,7 @@ OUTSIDE = {
   ("assemblenet_tiny", "assemblenet_50"),
 }
 KNOWN = [(name, network) for name in NAMES for network in spaces.create(name).known]
-# AssembleNet's network is compared in `graphs_test`; larger spaces of the same networks add nothing.
+# AssembleNet is compared in `graphs_test`; larger spaces of the same networks add nothing.
 PUBLISHED = [
   pair
   for pair in KNOWN
