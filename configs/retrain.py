@@ -5,7 +5,7 @@
 `configs/retrain.py:imagenet`: MnasNet's ImageNet recipe, 350 epochs at batch 1024.
 `configs/retrain.py:spinenet` (`mnasfpn`): a detector, 1,000 steps on the embedded scenes of digits;
 `spinenet,coco` (`mnasfpn,coco`): its paper's recipe on COCO.
-`configs/retrain.py:arch=best.json,top=3`: the best three, compared at `seeds=2` seeds each.
+The argument `arch=best.json,top=3` takes the best three, compared at `seeds=2` seeds each.
 `batch_size=`, `seed=` set the two that change most.
 """
 
