@@ -21,6 +21,8 @@ FOLDER = pathlib.Path(__file__).parent
 CONFIGS = (
   "configs/advprop.py",
   "configs/advprop.py:b3,fine",
+  "configs/akd.py",
+  "configs/akd.py:imagenet",
   "configs/efficientdet.py",
   "configs/efficientdet.py:d0",
   "configs/efficientdet.py:d7x",
