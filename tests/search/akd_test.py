@@ -85,7 +85,7 @@ def test_the_experiment(tmp_path):
   [
     ("searches", "plain,effcient", "'effcient' is not plain or a teacher.*'efficient'"),
     ("top", 0, "config.akd.top=0"),
-    ("width", 1, "config.akd.width='?1'? is not a setting"),
+    ("width", 1, "config.akd='width' is not a setting. Nearest: 'weight'"),
   ],
 )
 def test_mistakes(key, value, words):
