@@ -5,6 +5,8 @@ The order of scales, two parents for each block, offsets and kinds; the reward i
 heads, every child trained on scenes of one or two handwritten digits and judged on others; ten
 children of 200 steps, at most fifteen minutes on two cores, most of which is compiling. No child
 sees a test digit.
+So short a training reaches an AP of hundredths at most, which ranks networks poorly: this default
+shows the whole way, `--config.train.steps=1000` with hours is a search.
 `configs/search_spinenet.py:coco`: the paper's proxy: channels times 0.25, alpha 0.25, a head of 64,
 512 pixels, 5 epochs of COCO a child at batch 256, 7,392 training pictures held out, 14,000
 children. `--config.data.source=coco:PATH` reads COCO's own folders.
