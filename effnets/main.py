@@ -28,6 +28,8 @@
   --mode=report         tells where the time of the run in DIR went, and draws it
   --mode=show           draws what the augmentation of the config does to pictures of its data, and
                         tells its operations; trains nothing
+  --mode=search         searches an architecture, as a config such as configs/search_mnasnet.py says
+  --mode=worker         trains networks for the search of the same config and workdir, until it ends
   --verbosity=0         shows more of the log; 1 shows all. Results go to the standard output,
                         warnings and errors to the standard error.
 

@@ -98,7 +98,7 @@ def _compile(
   ready = training.prepare(config, stand_ins=stand_ins, devices=devices)
   program = training.program(config, ready)
   batch = ready.examples.abstract_batch(ready.placement)
-  facts = programs.inspect(program.lower((), batch), where)
+  facts = programs.inspect(program.lower(program.given, batch), where)
   return _Compiled(config, ready, program, facts)
 
 

@@ -1,5 +1,6 @@
 """`--mode=search` and `--mode=worker`: an architecture search, and who helps it."""
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -19,6 +20,45 @@ _SHOWN = ("entropy", "policy_entropy")
 
 
 def search(config: Any, workdir: str) -> None:
+  """Searches, once, or as often as an experiment with teachers asks for; see `akd` and `_search`.
+
+  Raises: UserError for a mistake in the config, a study of another one, or too many failures.
+  """
+  if "akd" not in config:
+    with contextlib.suppress(training.Stopped):
+      _search(config, workdir)
+    return
+  from effnets.search import akd
+
+  console = rich_console.Console()
+  say = lambda text: console.print(text, soft_wrap=True, highlight=False)  # noqa: E731
+  try:
+    with training.stopping():
+      result = akd.run(config, workdir, _search, say)
+  except training.Stopped:
+    console.print("The experiment was stopped; the same command goes on.")
+    return
+  console.print(_students(result, config))
+
+
+def _students(result: dict[str, Any], config: Any) -> table.Table:
+  """Returns the table of networks by search, trained without and with a teacher."""
+  shown = table.Table(
+    title=f"test {config.checkpoint.best_metric} of what was found",
+    title_justify="left",
+    box=None,
+    header_style="bold",
+  )
+  for column in ("search", "MAdds", "without teacher", "with teacher"):
+    shown.add_column(column, justify="left" if column == "search" else "right")
+  for arm, rows in result["students"].items():
+    for row in rows:
+      figures = (f"{row[how]:.4f}" for how in ("plain", "taught"))
+      shown.add_row(f"{arm}, seed {row['seed']}", _number(row["madds"]), *figures)
+  return shown
+
+
+def _search(config: Any, workdir: str) -> None:
   """Searches as `config.search` says until it has its trials, and leaves what it found.
 
   In `workdir`: study.db (or the database that the config names), best.json, plots/pareto.png,
@@ -56,6 +96,7 @@ def search(config: Any, workdir: str) -> None:
       )
   except training.Stopped:
     console.print("The search was stopped; the same command goes on.")
+    raise
   finally:
     _leave(config, made, study, path, console)
 

@@ -83,7 +83,9 @@ class Proxy:
     self._config, self._folder = config, pathlib.Path(folder)
     self._devices, self._costs = devices, costs
     self._limits = dict(limits or {})
-    self._classes = training.inputs.evaluation(config, "validation").num_classes
+    # Detectors may have a logit that belongs to no class.
+    slots = int(config.task.get("background", False))
+    self._classes = training.inputs.evaluation(config, "validation").num_classes + slots
     self.shared = None
     if execution == "shared":
       self.shared = shared.Shared(config, devices[0] if devices else None)
@@ -113,7 +115,8 @@ class Proxy:
     """
     size = self._config.data.image_size
     try:
-      found = cost.of(space, tokens, image_size=size, num_classes=self._classes)
+      more = network.counted(self._config, space)
+      found = cost.of(space, tokens, image_size=size, num_classes=self._classes, **more)
     except errors.UserError as error:
       raise InfeasibleError(str(error)) from error
     values: dict[str, float] = {"params": found.params, "madds": found.madds}

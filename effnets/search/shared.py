@@ -15,7 +15,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,6 +29,7 @@ from effnets import data, errors, parallel, tasks, training
 from effnets.models import initialize, layers, network
 from effnets.training import assembly, optimizers
 
+_TASKS = ("classification", "distillation")
 _ELEMENTWISE = ("rmsprop", "sgd", "adam")
 
 
@@ -120,7 +121,6 @@ class Shared:
         f"{', '.join(_ELEMENTWISE)}; set one, or config.search.proxy.execution='loop'."
       )
     for key, value, usual in (
-      ("task.name", config.task.name, "classification"),
       ("ema.decay", config.ema.decay, 0.0),
       ("accumulate", config.accumulate, 1),
       ("optimizer.clip_norm", clip, None),
@@ -135,6 +135,18 @@ class Shared:
           f"config.{key}={value!r} cannot be trained by shared programs, only {usual!r}; set that, "
           "or config.search.proxy.execution='loop'."
         )
+    if config.task.name not in _TASKS:
+      raise errors.UserError(
+        f"config.task.name={config.task.name!r} cannot be trained by shared programs, only "
+        f"{', '.join(_TASKS)}; set one, or config.search.proxy.execution='loop'."
+      )
+    if config.task.name == "distillation" and config.distillation.temperature != 1:
+      raise errors.UserError(
+        f"config.distillation.temperature={config.distillation.temperature} cannot be trained by "
+        "shared programs, only 1; set that, or config.search.proxy.execution='loop'."
+      )
+    self._taught: dict[int, list] = {}
+    self._teachers: tuple = ()
     self._lock = threading.Lock()
     self._programs: dict[Any, Any] = {}
     self._known: dict[Any, tuple[initialize.Declared, tuple[int, ...]]] = {}
@@ -166,7 +178,7 @@ class Shared:
     Raises: FloatingPointError for a loss that is not finite; UserError as of `training.prepare`.
     """
     ready = training.prepare(config, devices=[self._device])
-    task, net = ready.task, ready.task.module
+    net = ready.task.module
     with jax.default_device(self._device):
       parts = chain(net)
       params, state, shapes = self._fresh(net, config)
@@ -177,10 +189,7 @@ class Shared:
       opt = [_start(optimizer, len(flat)) for flat in params]
       params, state, opt = jax.device_put((params, state, opt), self._device)
       losses = []
-      examples = self._program("examples", lambda: jax.jit(_examples(task)))
-      seed = jnp.uint32(config.seed)
-      for batch in self._training(config, ready):
-        x, targets, weight, noise = examples(batch, seed)
+      for x, targets, weight, noise in self._examples(config, ready):
         pulls = []
         for i, part in enumerate(parts[:-1]):
           forward = functools.partial(_forward, part, shapes[i])
@@ -221,6 +230,28 @@ class Shared:
       params.append(_flat(tree))
       state.append((drawn.get("batch_stats", {}).get(name, {}),))
     return params, state, shapes
+
+  def _examples(self, config: Any, ready: assembly.Ready) -> Iterator[tuple]:
+    """Yields what every step trains on; teachers answer once for all children of a seed."""
+    seed, task = jnp.uint32(config.seed), ready.task
+    if not isinstance(task, tasks.Distillation):
+      examples = self._program("examples", lambda: jax.jit(_examples(task)))
+      for batch in self._training(config, ready):
+        yield examples(batch, seed)
+      return
+    batches = self._training(config, ready)
+    with self._lock:
+      if config.seed not in self._taught:
+        self._teachers = self._teachers or jax.device_put(
+          training.teachers.variables(config, task), self._device
+        )
+        examples = jax.jit(_taught(task))
+        made = [examples(batch, seed, self._teachers) for batch in batches]
+        while len(self._taught) > 1:  # a seed and the one before it
+          self._taught.pop(next(iter(self._taught)))
+        self._taught[config.seed] = made
+      made = self._taught[config.seed]
+    yield from made
 
   def _training(self, config: Any, ready: assembly.Ready) -> list:
     """Returns the batches of a whole training on the host: the same for all children of a seed."""
@@ -343,6 +374,16 @@ def _examples(task: tasks.Task) -> Callable:
     return images, targets, batch["weight"], noise["dropout"]
 
   return examples
+
+
+def _taught(task: tasks.Distillation) -> Callable:
+  def taught(batch, seed, frozen):
+    images, (hard, soft), noise = task.taught(batch, jax.random.key(seed), frozen)
+    # At temperature 1 both parts of the loss are cross-entropies with the same logits.
+    targets = (1 - task.soft_weight) * hard + task.soft_weight * soft
+    return images, targets, batch["weight"], noise["dropout"]
+
+  return taught
 
 
 def _forward(part: Part, shapes: PyTree) -> Callable:

@@ -5,6 +5,7 @@ from effnets.tasks.base import Aux as Aux
 from effnets.tasks.base import Task as Task
 from effnets.tasks.classification import Classification as Classification
 from effnets.tasks.detection import Detection as Detection
+from effnets.tasks.distillation import Distillation as Distillation
 from effnets.tasks.instances import Instances as Instances
 from effnets.tasks.objects import ObjectTask as ObjectTask
 from effnets.tasks.registry import box_policy as box_policy

@@ -14,6 +14,7 @@ from effnets.tasks import (
   base,
   classification,
   detection,
+  distillation,
   instances,
   learned_operations,
   regions,
@@ -139,6 +140,46 @@ def _classification(
     cutmix_probability=task.cutmix_probability,
     mixup_group=task.mixup_group,
     dtype=jnp.dtype(config.model.dtype),
+  )
+
+
+def _distillation(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> distillation.Distillation:
+  key = "config.distillation"
+  if key.removeprefix("config.") not in config:
+    raise errors.UserError(
+      f"{key} is missing, which config.task.name='distillation' needs; start from configs/akd.py."
+    )
+  found = config.distillation
+  known = ("ensemble", "teachers", "temperature", "weight")
+  for name in found:
+    if name not in known:
+      raise errors.unknown(key, name, "a setting", known)
+  if not 0 <= found.weight <= 1:
+    raise errors.UserError(f"{key}.weight={found.weight} is outside [0, 1]; usual: 0.9.")
+  if found.temperature <= 0:
+    raise errors.UserError(f"{key}.temperature={found.temperature} is not positive; usual: 1.")
+  if found.ensemble not in distillation.ENSEMBLES:
+    raise errors.unknown(f"{key}.ensemble", found.ensemble, "an average", distillation.ENSEMBLES)
+  if not len(found.teachers):
+    raise errors.UserError(f"{key}.teachers is empty; a student needs at least one.")
+  plain = _classification(config, placement, num_classes, step_batch)
+  teachers = []
+  for name in sorted(found.teachers):
+    with errors.context(f"{key}.teachers.{name}"):
+      # A frozen network of its own input: nothing of the student's training is its.
+      own = ml_collections.ConfigDict(config.to_dict())
+      own.model = ml_collections.ConfigDict(found.teachers[name].model.to_dict())
+      own.data.update(found.teachers[name].data)
+      teachers.append(_classification(own, placement, num_classes, step_batch))
+  fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+  return distillation.Distillation(
+    **fields,
+    teachers=tuple(teachers),
+    soft_weight=found.weight,
+    soft_temperature=found.temperature,
+    ensemble=found.ensemble,
   )
 
 
@@ -560,6 +601,7 @@ _TASKS = {
   "instances": _instances,
   "segmentation": _segmentation,
   "advprop": _advprop,
+  "distillation": _distillation,
   "learned_operations": _learned_operations,
   "text": _text,
   "video": _video,

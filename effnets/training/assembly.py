@@ -42,12 +42,13 @@ class Program:
   """The update of a training before it is compiled.
 
   update: see `step.create`. placement: of what it takes. abstract: shapes of the state, which know
-  where they live.
+  where they live. given: shapes of what the task needs beside its variables, such as a teacher's.
   """
 
   update: step.Update
   placement: parallel.Placement
   abstract: state.TrainState
+  given: PyTree = ()
 
   @property
   def shardings(self) -> PyTree:
@@ -127,4 +128,6 @@ def program(config: Any, ready: Ready) -> Program:
     ema_decay=config.ema.decay,
   )
   placed = state.placed(abstract, ready.placement.state(abstract))
-  return Program(update, ready.placement, placed)
+  given = getattr(ready.task, "given", ())
+  given = state.placed(given, ready.placement.state(given))
+  return Program(update, ready.placement, placed, given)

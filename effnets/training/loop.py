@@ -30,6 +30,7 @@ from effnets.training import (
   start,
   state,
   step,
+  teachers,
   writers,
 )
 
@@ -64,7 +65,8 @@ def train(
     config: as `configuration.base()`. workdir: holds checkpoints, metrics and events.
     name: what the progress line calls the run; empty for no such line.
     sources: see `assembly.prepare`.
-    frozen: arrays the task needs beside its variables, whole and equal in every process.
+    frozen: arrays the task needs beside its variables, whole and equal in every process; default:
+      the teachers that the config names.
     initial: variables to start from instead of fresh ones, as host arrays or on any mesh.
     devices: of the mesh; default: all that are here.
 
@@ -87,6 +89,7 @@ def train(
   begun = checkpoints.present(workdir / "checkpoints")
   if config.weights and initial is None and not begun:
     initial = start.variables(config, task)
+  frozen = frozen or teachers.variables(config, task)
   main_process = jax.process_index() == 0
   parallel.on_first(lambda: workdirs.claim(workdir, config))
   log = events.Events(workdir, active=main_process)

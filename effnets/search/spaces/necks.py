@@ -246,6 +246,11 @@ class CellSpace(space.Space):
 
   def build(self, spec: mnasfpn.Spec, *, model: str | None = None, **overrides: Any) -> nn.Module:
     """Returns the detector; model: of the zoo, with such a pyramid; overrides: its arguments."""
+    if "width" in overrides:
+      raise errors.UserError(
+        f"config.model.width={overrides['width']!r} is decided by the space {self.name!r}; leave "
+        "it out."
+      )
     own = {"blocks": spec.blocks, "width": spec.width, "expanded": spec.expanded}
     return models.create(model or self._model, **own, **overrides)
 

@@ -1,0 +1,118 @@
+"""Proxy tasks that several searches share, as changes to a config."""
+
+from typing import Any
+
+import ml_collections
+
+from effnets import recipes
+from effnets.search import network, section
+
+HELD_OUT = 50_000
+"""Training images of ImageNet that judge the children."""
+HELD_OUT_COCO = 7_392
+"""Training pictures of COCO that judge the children."""
+
+
+def digits(config: ml_collections.ConfigDict, space: str, *, target: float) -> None:
+  """Sets a search over 1,197 embedded digits, judged on 200 others, in steps of a second or less.
+
+  target: multiply-adds of the reward.
+  """
+  config.search = section.defaults()
+  recipes.small_images(config, steps=100)
+  config.model = network.section(space)
+  config.model.update({"dropout_rate": 0.0, "momentum": 0.9})
+  config.batch_size = 32
+  config.eval_batch_size = 200
+  config.ema.decay = 0.0  # an average would lag behind so short a training
+  # Few trials: independent choices learn from fewer samples than a recurrent policy.
+  config.search.algorithm.update({"name": "factorised"})
+  config.search.algorithm.options.update({"batch": 8, "learning_rate": 0.2})
+  config.search.space.name = space
+  config.search.reward.targets = (target,)
+  config.search.trials = 64
+
+
+def imagenet(config: ml_collections.ConfigDict, space: str, *, target: float) -> None:
+  """Sets MnasNet's search: 5 epochs of ImageNet a child, 8,000 children, PPO.
+
+  target: multiply-adds of the reward.
+  Source: Tan et al. 2019 (arXiv 1807.11626), section 5.
+  """
+  config.search = section.defaults()
+  recipes.mobile_imagenet(config, "mnasnet_a1")
+  config.model = network.section(space)
+  config.model.update({"dropout_rate": 0.2, "dtype": "bfloat16"})
+  config.data.split.update(
+    {"train": f"train[{HELD_OUT}:]", "validation": f"train[:{HELD_OUT}]", "test": "validation"}
+  )
+  config.train.epochs = 5.0
+  config.schedule.warmup_epochs = 0.5
+  config.ema.decay = 0.0
+  config.search.space.name = space
+  config.search.algorithm.name = "ppo"
+  config.search.reward.targets = (target,)
+  config.search.proxy.execution = "loop"
+  config.search.trials = 8000
+
+
+def scenes(config: ml_collections.ConfigDict, model: str, space: str, *, steps: int) -> None:
+  """Sets a search of detectors over embedded scenes of one or two digits, judged on AP.
+
+  model: registered; what it has beside the searched part stays.
+  """
+  config.search = section.defaults()
+  recipes.digit_scenes(config, model, steps=steps)
+  config.data.options.update({"canvas": 64, "most": 2})
+  config.data.image_size = 64
+  config.batch_size = 16
+  config.ema.decay = 0.0
+  _detectors(config, space)
+  config.search.algorithm.name = "factorised"
+  config.search.algorithm.options.update({"batch": 4, "learning_rate": 0.2})
+
+
+def coco(config: ml_collections.ConfigDict, space: str, *, epochs: float, trials: int) -> None:
+  """Makes the COCO recipe of `config` a search of `trials` children of `epochs` epochs each.
+
+  Children are judged on training pictures that are held out.
+  """
+  config.search = section.defaults()
+  held = HELD_OUT_COCO
+  config.data.split.update(
+    {"train": f"train[{held}:]", "validation": f"train[:{held}]", "test": "validation"}
+  )
+  config.train.steps = 0
+  config.train.epochs = epochs
+  config.ema.decay = 0.0
+  _detectors(config, space)
+  config.search.algorithm.name = "ppo"
+  config.search.trials = trials
+
+
+def _detectors(config: ml_collections.ConfigDict, space: str) -> None:
+  network.into_space(config, space)
+  config.search.space.name = space
+  # The accuracy is AP, and that alone unless a config says more.
+  config.search.reward.update({"costs": (), "targets": ()})
+  # Every child is a graph of its own, so there are no parts to share.
+  config.search.proxy.execution = "loop"
+
+
+def arguments(config: ml_collections.ConfigDict, args: Any) -> None:
+  """Sets what the arguments of all search configs say, as far as a config has them.
+
+  `algorithm`, `trials`, `batch_size`, `target`, `latency`, a file of `effnets.search.lut`.
+  """
+  found = config.search
+  if getattr(args, "latency", ""):
+    found.latency_table = args.latency
+    found.reward.update({"costs": ("latency",), "targets": (75.0,)})
+    found.cost = "latency"
+  if getattr(args, "target", 0.0):
+    found.reward.targets = (args.target,)
+  if args.algorithm:
+    found.algorithm = ml_collections.ConfigDict({"name": args.algorithm, "options": {}})
+  found.trials = args.trials or found.trials
+  if args.batch_size:
+    config.batch_size = args.batch_size
