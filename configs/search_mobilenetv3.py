@@ -9,8 +9,8 @@ does not print T, which is 60 million multiply-adds here. `imagenet,large`: Larg
 MnasNet-A1 again: the exponent -0.07, T 312 million. Latencies come from
 `config.search.latency_table`, which `python -m effnets.search.lut` makes; `latency=FILE,target=`
 give it and its T.
-Both papers' networks were then shrunk layer by layer, by configs/netadapt.py; their last stage and
-where h-swish stands were made by hand.
+The paper's networks were then shrunk layer by layer; their last stage and where h-swish stands were
+made by hand.
 `algorithm=ppo` (reinforce, factorised, evolution, random, ...), `trials=`, `seed=`, `batch_size=`
 set what changes most. The best networks are trained in full by configs/retrain.py.
 """
