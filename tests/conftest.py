@@ -1,6 +1,8 @@
 """Eight virtual CPU devices and one compilation cache for all tests and their worker processes."""
 
 import os
+import pathlib
+import sys
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -17,6 +19,20 @@ from absl.testing import flagsaver  # noqa: E402
 from effnets import parallel, streams  # noqa: E402
 
 parallel.host.order_programs()
+
+
+# Compiled programs of thousands of tests add up to 8 GB a worker.
+_MOST_BYTES = 4 << 30
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+  """Lets go of compiled programs between test files once a worker has grown large."""
+  yield
+  if sys.platform == "linux":
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGE_SIZE") > _MOST_BYTES:
+      jax.clear_caches()
 
 
 @pytest.fixture
