@@ -4,7 +4,7 @@ The reward is the accuracy of children that learned from a teacher, so that the 
 that teacher teaches best; beside it the conventional search, whose winner is distilled afterwards.
 `configs/akd.py`: a teacher trained on the embedded digits, both searches in a space of four narrow
 blocks, 16 children of 100 steps each, their winners trained in full without and with the teacher:
-akd.json, plots/students.png, plots/structure.png; at most fifteen minutes on two cores.
+akd.json, plots/students.png, plots/structure.png; meant for 15 minutes on two cores.
 `teachers=2`: a second teacher of another kind, its search, and that of both together.
 `configs/akd.py:imagenet,teacher=NAME:SOURCE`: the paper's: 5 epochs of ImageNet a child, 50,000
 training images held out, 10,000 children, weight 0.9 at temperature 1, accuracy * (cost/T)^-0.07.

@@ -2,7 +2,7 @@
 
 MnasNet's search with swish and multiply-adds instead of a latency: accuracy * (MAdds / T)^-0.07.
 `configs/search_efficientnet.py`: a space of four narrow blocks, every child trained on 1,197
-handwritten digits and judged on 200 others, T a million; 64 children of 100 steps, at most fifteen
+handwritten digits and judged on 200 others, T a million; 64 children of 100 steps, meant for 15
 minutes on two cores. No child sees a test digit.
 `configs/search_efficientnet.py:imagenet`: 5 epochs of ImageNet a child, 50,000 training images held
 out, 8,000 children, T 400 million. The compound scaling of what is found is

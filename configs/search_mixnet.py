@@ -2,7 +2,7 @@
 
 Kernels of every size from 3 to 11 in one depthwise convolution, their channels split equally.
 `configs/search_mixnet.py`: two stages of mixed blocks, every child trained on 1,197 handwritten
-digits and judged on 200 others; 48 children of 100 steps, at most fifteen minutes on two cores. No
+digits and judged on 200 others; 48 children of 100 steps, meant for 15 minutes on two cores. No
 child sees a test digit.
 `configs/search_mixnet.py:imagenet`: the space of MixNet-S, searched on ImageNet itself: 5 epochs a
 child, 50,000 training images held out, 8,000 children, accuracy * (MAdds / T)^-0.07 with T 256

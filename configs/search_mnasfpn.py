@@ -3,8 +3,8 @@
 The cell of a feature pyramid: inputs, levels, widths, kernels and fusions of its blocks, of which
 those that no output needs are left out. The reward is AP * (cost / T)^-0.3.
 `configs/search_mnasfpn.py`: a narrow cell over a tiny body, every child trained on scenes of one or
-two handwritten digits and judged on others, the cost multiply-adds; ten children of 200 steps, at
-most fifteen minutes on two cores, most of which is compiling. No child sees a test digit.
+two handwritten digits and judged on others, the cost multiply-adds; ten children of 200 steps,
+meant for 15 minutes on two cores, most of which is compiling. No child sees a test digit.
 So short a training reaches an AP of hundredths at most, which ranks networks poorly: this default
 shows the whole way, `--config.train.steps=1000` with hours is a search.
 `configs/search_mnasfpn.py:coco`: the paper's proxy: the cell three times on MobileNetV2 at the

@@ -1,7 +1,7 @@
 """The search of MnasNet (Tan et al. 2019, arXiv 1807.11626), for `--mode=search`.
 
 `configs/search_mnasnet.py`: a space of four narrow blocks, every child trained on 1,197 handwritten
-digits and judged on 200 others; at most fifteen minutes on two cores. No child sees a test digit.
+digits and judged on 200 others; meant for 15 minutes on two cores. No child sees a test digit.
 `configs/search_mnasnet.py:imagenet`: the paper's search: 5 epochs of ImageNet a child, 50,000
 training images held out, 8,000 children, the soft reward at 75 ms (`target=22` for the small
 network). Latencies come from `config.search.latency_table`, which `python -m effnets.search.lut`

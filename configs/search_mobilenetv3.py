@@ -2,7 +2,7 @@
 
 `configs/search_mobilenetv3.py`: Small's reward, accuracy * (cost / T)^-0.15, over a space of four
 narrow blocks, every child trained on 1,197 handwritten digits and judged on 200 others; 64 children
-of 100 steps, at most fifteen minutes on two cores. No child sees a test digit.
+of 100 steps, meant for 15 minutes on two cores. No child sees a test digit.
 `configs/search_mobilenetv3.py:imagenet`: Small's search: from scratch, around MnasNet-small's
 widths, 5 epochs of ImageNet a child, 50,000 training images held out, 8,000 children; the paper
 does not print T, which is 60 million multiply-adds here. `imagenet,large`: Large's, which found

@@ -3,7 +3,7 @@
 The order of scales, two parents for each block, offsets and kinds; the reward is AP alone.
 `configs/search_spinenet.py`: four intermediate blocks and outputs on levels 3 to 6, RetinaNet's
 heads, every child trained on scenes of one or two handwritten digits and judged on others; ten
-children of 200 steps, at most fifteen minutes on two cores, most of which is compiling. No child
+children of 200 steps, meant for 15 minutes on two cores, most of which is compiling. No child
 sees a test digit.
 So short a training reaches an AP of hundredths at most, which ranks networks poorly: this default
 shows the whole way, `--config.train.steps=1000` with hours is a search.

@@ -195,14 +195,6 @@ def open_split(
   sources.check_options(options, _WHOLE, kind="digit_actions", key=key)
   if split not in SPLITS:
     raise errors.unknown(split_key, split, "a split of digit_actions", SPLITS)
-  values = {}
-  for name, (low, high, default) in _WHOLE.items():
-    default = default or SPLITS[split]
-    value = values[name] = options.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-      raise errors.UserError(
-        f"{key}.options.{name}={value!r} must be a whole number from {low} to {high}; "
-        f"default: {default}."
-      )
+  values = sources.whole_options(options, _WHOLE, most=SPLITS[split], key=key)
   source = digits.open_split(argument, split, options={}, key=key, split_key=split_key)
   return DigitActions(split, source, **values)

@@ -165,3 +165,22 @@ def check_options(
       if not allowed:
         raise errors.UserError(f"{key}.options={name!r}: {kind} takes no options.")
       raise errors.unknown(f"{key}.options", name, f"an option of {kind}", allowed)
+
+
+def whole_options(
+  options: Mapping[str, Any], ranges: Mapping[str, tuple[int, int, int]], *, most: int, key: str
+) -> dict[str, int]:
+  """Returns whole-numbered options of a source. ranges: lowest, highest and default; 0 for `most`.
+
+  Raises: errors.UserError for a value outside its range.
+  """
+  values = {}
+  for name, (low, high, default) in ranges.items():
+    default = default or most
+    value = values[name] = options.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+      raise errors.UserError(
+        f"{key}.options.{name}={value!r} must be a whole number from {low} to {high}; "
+        f"default: {default}."
+      )
+  return values
