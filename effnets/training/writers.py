@@ -163,9 +163,10 @@ class _Board:
     self._event_pb2, self._summary_pb2 = event_pb2, summary_pb2
     directory.mkdir(parents=True, exist_ok=True)
     _Board._count += 1
-    # The name that TensorBoard sorts by; the count keeps two writers of one second apart.
+    # TensorBoard reads files in the order of their names; the count, of a fixed width lest 10 sort
+    # before 9, puts two writers of one second in theirs.
     name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-    self._file = open(directory / f"{name}.{_Board._count}", "ab")
+    self._file = open(directory / f"{name}.{_Board._count:06d}", "ab")
     self._writer = record_writer.RecordWriter(self._file)
     self._write(file_version="brain.Event:2", wall_time=time.time())
 

@@ -83,9 +83,11 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
   assert writers.read(tmp_path / "none.jsonl") == []
 
 
-def test_tensorboard_reads_it_and_forgets_what_was_cut(tmp_path):
+@pytest.mark.parametrize("opened_before", [0, 8, 98])  # 9 and 10, 99 and 100: names of two widths
+def test_tensorboard_reads_it_and_forgets_what_was_cut(tmp_path, monkeypatch, opened_before):
   from tensorboard.backend.event_processing import event_accumulator
 
+  monkeypatch.setattr(writers._Board, "_count", opened_before)
   with writers.Writer(tmp_path) as writer:
     for step in range(1, 6):
       writer.scalars(step, {"loss": 1.0 / step})
