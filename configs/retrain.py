@@ -5,6 +5,8 @@
 `configs/retrain.py:imagenet`: MnasNet's ImageNet recipe, 350 epochs at batch 1024.
 `configs/retrain.py:spinenet` (`mnasfpn`): a detector, 1,000 steps on the embedded scenes of digits;
 `spinenet,coco` (`mnasfpn,coco`): its paper's recipe on COCO.
+`configs/retrain.py:assemblenet`: a network of clips, 300 steps on the embedded films;
+`assemblenet,moments_in_time`: the paper's recipe.
 The argument `arch=best.json,top=3` takes the best three, compared at `seeds=2` seeds each.
 `batch_size=`, `seed=` set the two that change most.
 """
@@ -20,7 +22,13 @@ DETECTORS = ("spinenet", "mnasfpn")
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config; `arg` is a comma list of the words and keys above."""
   args = configuration.arguments(
-    arg, words=["imagenet", "coco", *DETECTORS], arch="", top=0, seeds=1, batch_size=0, seed=0
+    arg,
+    words=["imagenet", "coco", "assemblenet", "moments_in_time", *DETECTORS],
+    arch="",
+    top=0,
+    seeds=1,
+    batch_size=0,
+    seed=0,
   )
   config = configuration.base()
   config.seed = args.seed
@@ -28,12 +36,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   detector = next((word for word in args.words if word in DETECTORS), "")
   if detector:
     _detector(config, detector, large="coco" in args.words)
+  elif "assemblenet" in args.words:
+    _clips(config, large="moments_in_time" in args.words)
   elif "imagenet" in args.words:
     recipes.mobile_imagenet(config, "mnasnet_a1")
     config.model = network.section("mnas")
     config.model.update({"dropout_rate": 0.2, "dtype": "bfloat16"})
   elif "coco" in args.words:
     raise errors.UserError("the config's argument coco goes with spinenet or mnasfpn.")
+  elif "moments_in_time" in args.words:
+    raise errors.UserError("the config's argument moments_in_time goes with assemblenet.")
   else:
     recipes.small_images(config, steps=400)
     config.model = network.section("mnas_tiny")
@@ -58,6 +70,16 @@ def _detector(config, name, *, large):
     recipes.digit_scenes(config, "mnasfpn_tiny", steps=1000)
     recipes.ssd_losses(config)
   network.into_space(config, name if large else f"{name}_tiny")
+
+
+def _clips(config, *, large):
+  if large:
+    recipes.assemblenet(config, "assemblenet_50")
+    config.data.source = "videos:moments_in_time"
+    config.data.split.test = "validation"
+  else:
+    recipes.digit_actions(config, "assemblenet_tiny", steps=300)
+  network.into_space(config, "assemblenet" if large else "assemblenet_tiny")
 
 
 def _compare(config, args):

@@ -137,7 +137,7 @@ class Group(_Layers):
   """A node of the graph: its inputs brought together, then `repeats` units.
 
   weights: of its edges behind the sigmoid, if they are fixed. masked: whether variables `mask` of
-  the collection `graph`, 1 in the beginning, switch edges off.
+  the collection `graph` switch edges off. kept: what they are in the beginning; () for all on.
   """
 
   node: graphs.Node
@@ -145,6 +145,7 @@ class Group(_Layers):
   repeats: int
   weights: tuple[float, ...] = ()
   masked: bool = False
+  kept: tuple[bool, ...] = ()
   remat: bool = False
 
   def _edge_weights(self) -> Float[Array, "n"]:
@@ -155,8 +156,8 @@ class Group(_Layers):
       logits = initialize.parameter(self, "edges", initialize.Truncated(0.01), (count,))
       found = jax.nn.sigmoid(logits)
     if self.masked:
-      one = initialize.Constant(1.0)
-      found *= initialize.state(self, "graph", "mask", initializer=one, shape=(count,)).value
+      start = initialize.Given(tuple(map(float, self.kept or (True,) * count)))
+      found *= initialize.state(self, "graph", "mask", initializer=start, shape=(count,)).value
     return found
 
   def _fused(self, inputs: list[Float[Array, "b t h w c"]]) -> Float[Array, "b t h w c"]:
@@ -220,7 +221,8 @@ class AssembleNet(nn.Module):
   flow_iterations, flow_per_clip: of that layer, see `ops.flow.representation_flow`.
   pool: over time: `mean` of features, or `softmax`, a soft maximum of each class's logits.
   masked: whether edges can be switched off by variables, see `Group`; one program then serves every
-    subgraph. frames, image_size: it was designed for; any others work.
+    subgraph. kept: the edges that are on in the beginning; () for all.
+  frames, image_size: it was designed for; any others work.
   norm_sets, norm_parts, norm_shards: see `layers.NormSets`. remat: `block` keeps the input of every
     residual block alone and computes the rest again. The others: see `layers.Settings`.
   """
@@ -239,6 +241,7 @@ class AssembleNet(nn.Module):
   flow_per_clip: bool = True
   pool: str = "mean"
   masked: bool = False
+  kept: tuple[graphs.Edge, ...] = ()
   remat: str = "none"
   norm_sets: int = 1
   norm_parts: tuple[int, ...] = (0,)
@@ -277,6 +280,7 @@ class AssembleNet(nn.Module):
       split=self.split,
     )
     stems = [node for node in self.graph.nodes if node.kind != "block"]
+    kept = set(self.kept)
     made: list[nn.Module] = []
     for number, node in enumerate(self.graph.nodes):
       if node.kind != "block":
@@ -292,6 +296,7 @@ class AssembleNet(nn.Module):
           self.repeats[node.level],
           weights=self.weights[number] if self.weights else (),
           masked=self.masked,
+          kept=tuple((source, number) in kept for source in node.inputs) if kept else (),
           remat=self.remat != "none",
           name=f"node_{number}",
         )
@@ -400,6 +405,19 @@ def masks(
   }
 
 
+def _kept(
+  graph: graphs.Assembly, kept: tuple[graphs.Edge, ...], masked: bool
+) -> tuple[graphs.Edge, ...]:
+  found = tuple(tuple(edge) for edge in kept)
+  wrong = sorted(set(found) - set(graph.edges))
+  if wrong or (found and not masked):
+    raise errors.UserError(
+      f"config.model.kept={found} should be edges of the graph, with config.model.masked=True"
+      + (f"; there is no {wrong}." if wrong else ".")
+    )
+  return found
+
+
 def build(
   *,
   num_classes: int = 339,
@@ -416,6 +434,7 @@ def build(
   flow_per_clip: bool = True,
   pool: str = "mean",
   masked: bool = False,
+  kept: tuple[tuple[int, int], ...] = (),
   remat: str = "none",
   norm_sets: int = 1,
   plain: bool = False,
@@ -493,6 +512,7 @@ def build(
     flow_per_clip=flow_per_clip,
     pool=pool,
     masked=masked,
+    kept=_kept(found, kept, masked),
     remat=remat,
     norm_sets=norm_sets,
     plain=plain,

@@ -96,6 +96,20 @@ class Constant(Initializer):
     return jnp.full(shape, self.value, dtype)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Given(Initializer):
+  """These numbers, one axis of them."""
+
+  values: tuple[float, ...]
+
+  def draw(self, rng, shape):
+    return np.asarray(self.values, np.float32).reshape(shape)
+
+  def __call__(self, key, shape, dtype=jnp.float32):
+    return jnp.asarray(self.values, dtype).reshape(shape)
+
+
 # Standard deviation of a standard normal that is cut at two.
 _CUT = 0.87962566103423978
 

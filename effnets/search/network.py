@@ -2,7 +2,8 @@
 
 `config.model` then holds `space`, `space_options` (JSON), `tokens`, and settings of the network
 such as `dropout_rate`; what a run leaves is complete without the study that found it. Detectors are
-`searched_detector`, and `model` says of which registered one the rest is taken.
+`searched_detector`, networks of clips `searched_clips`; `model` says of which registered one the
+rest is taken.
 """
 
 import dataclasses
@@ -21,7 +22,9 @@ from effnets.models import families, spinenet
 from effnets.search import space as space_lib
 from effnets.search import spaces
 
-NAME, DETECTOR = "searched", "searched_detector"
+NAME, DETECTOR, CLIPS = "searched", "searched_detector", "searched_clips"
+_NAMES = {"detection": DETECTOR, "video": CLIPS}
+_KINDS = {NAME: "classifiers", DETECTOR: "detectors", CLIPS: "networks of clips"}
 _OF_SPACE = ("space", "space_options", "tokens")
 
 
@@ -60,22 +63,43 @@ def first(space: space_lib.Space) -> tuple[int, ...]:
   return (0,) * len(space)
 
 
-def _build_detector(
-  *,
-  num_classes: int = 11,
-  model: str = "retinanet_spinenet_tiny",
-  space: str = "spinenet_tiny",
-  space_options: str = "",
-  tokens: tuple[int, ...] = (),
-  **overrides: Any,
-) -> nn.Module:
-  if models.entry(model).task != "detection":
-    known = models.list_models(task="detection")
-    raise errors.unknown("config.model.model", model, "a detector", known)
-  made = _space(space, space_options)
-  tokens = tokens or first(made)
-  with errors.context("config.model.tokens"):
-    return spaces.network(made, tokens, num_classes, model=model, **overrides)
+def _like(task: str, what: str, others: str, default: str, space: str, num_classes: int) -> Any:
+  """Returns what builds networks that are a registered `model` of `task` but for the found part.
+
+  what: such a model, in words. others: registered, whose settings are to be had. default, space,
+  num_classes: defaults.
+  """
+
+  def build(
+    *,
+    num_classes: int = num_classes,
+    model: str = default,
+    space: str = space,
+    space_options: str = "",
+    tokens: tuple[int, ...] = (),
+    **overrides: Any,
+  ) -> nn.Module:
+    if models.entry(model).task != task:
+      raise errors.unknown("config.model.model", model, what, models.list_models(task=task))
+    made = _space(space, space_options)
+    tokens = tokens or first(made)
+    with errors.context("config.model.tokens"):
+      return spaces.network(made, tokens, num_classes, model=model, **overrides)
+
+  # Widths too are a space's own or the detector's; a space refuses what it decides.
+  decided = {
+    "backbone",
+    "backbone_graph",
+    "nodes",
+    "blocks",
+    "expanded",
+    "pyramid",
+    "graph",
+    "kept",
+  }
+  signature = _signature(build, inspect.signature(models.entry(others).build), decided)
+  build.__signature__ = signature
+  return build
 
 
 def _signature(build: Any, others: inspect.Signature, left_out: set[str]) -> inspect.Signature:
@@ -94,12 +118,6 @@ _build.__signature__ = _signature(
   inspect.signature(families.build),
   {"table", "width", "depth", "small_images", "kernels", "partition"},
 )
-# Widths too are a space's own or the detector's; a space refuses what it decides.
-_build_detector.__signature__ = _signature(
-  _build_detector,
-  inspect.signature(models.entry("retinanet_spinenet_tiny").build),
-  {"backbone", "backbone_graph", "nodes", "blocks", "expanded", "pyramid"},
-)
 models.registry.register(
   models.Entry(
     name=NAME,
@@ -116,7 +134,14 @@ models.registry.register(
 models.registry.register(
   models.Entry(
     name=DETECTOR,
-    build=_build_detector,
+    build=_like(
+      "detection",
+      "a detector",
+      "retinanet_spinenet_tiny",
+      "retinanet_spinenet_tiny",
+      "spinenet_tiny",
+      11,
+    ),
     paper=None,
     image_size=128,
     dropout_rate=0.0,
@@ -125,6 +150,16 @@ models.registry.register(
     madds=43.704e6,
     num_classes=11,
     task="detection",
+  ),
+  listed=False,
+)
+models.registry.register(
+  dataclasses.replace(
+    models.entry("assemblenet_tiny"),
+    name=CLIPS,
+    build=_like(
+      "video", "a network of clips", "assemblenet_tiny", "assemblenet_tiny", "assemblenet_tiny", 8
+    ),
   ),
   listed=False,
 )
@@ -184,35 +219,43 @@ def section(space: str) -> ml_collections.ConfigDict:
 
 
 def into_space(config: Any, space: str) -> None:
-  """Makes the detector of `config.model` one that is yet to be chosen in `space`."""
+  """Makes the network of `config.model` one that is yet to be chosen in `space`.
+
+  It is a detector or a network of clips; the task says which.
+  """
   model = config.model.name
   with config.unlocked():
-    config.model.update({"name": DETECTOR, "model": model, "space": space})
+    config.model.update({"name": _NAMES[config.task.name], "model": model, "space": space})
     config.model.update({"space_options": "", "tokens": ()})
+
+
+def _of(space: space_lib.Space) -> str:
+  if isinstance(space, spaces.tables.TableSpace):
+    return NAME
+  return CLIPS if isinstance(space, spaces.assembly.AssemblySpace) else DETECTOR
 
 
 def counted(config: Any, space: space_lib.Space) -> dict[str, Any]:
   """Returns what `cost.of` needs beside tokens to count the networks of `config` in `space`."""
   if isinstance(space, spaces.tables.TableSpace):
     return {}
-  left_out = {"name", *_OF_SPACE, "remat", "frozen_blocks"}
+  # What is masked is counted as what it would be on its own.
+  left_out = {"name", *_OF_SPACE, "remat", "frozen_blocks", "masked"}
   return {key: value for key, value in config.model.items() if key not in left_out}
 
 
 def set_tokens(config: Any, space: space_lib.Space, tokens: tuple[int, ...]) -> None:
   """Makes `config.model` the network of `tokens`; its other settings stay.
 
-  Raises: UserError if the space's points are detectors' and the config's task is none, or if it is
-  the other way round.
+  Raises: UserError if the space's points are of another kind than what the config's task trains.
   """
-  detects = config.task.name == "detection"
-  if detects == isinstance(space, spaces.tables.TableSpace):
-    kind = "classifiers" if detects else "detectors"
+  name, made = _NAMES.get(config.task.name, NAME), _of(space)
+  if name != made:
     raise errors.UserError(
-      f"the space {space.name!r} is one of {kind}, config.task.name={config.task.name!r}."
+      f"the space {space.name!r} is one of {_KINDS[made]}, config.task.name={config.task.name!r}."
     )
   with config.unlocked(), config.ignore_type():
-    config.model.name = DETECTOR if detects else NAME
+    config.model.name = name
     config.model.space = space.name
     config.model.space_options = json.dumps(space.settings, sort_keys=True)
     config.model.tokens = tuple(map(int, tokens))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from effnets import errors, training
+from effnets import errors, models, parallel, training
 from effnets.search import cost, network, shared
 from effnets.search import study as study_lib
 from effnets.search.running import FailedError, InfeasibleError
@@ -63,7 +63,8 @@ class Proxy:
     limits: value -> the most that a network may have; beyond it, it is infeasible.
     costs: of the network before it is trained, beside `params` and `madds`.
 
-  Values are `accuracy`, `loss` (cross-entropy), `params`, `madds` and the costs.
+  Values are `accuracy`, `loss` (cross-entropy), `params`, `madds`, the costs, and what the space's
+  `learned` finds in the trained parameters, if it has such a method.
   """
 
   def __init__(
@@ -98,7 +99,7 @@ class Proxy:
     values = self.cost(space, tokens)
     config = child(self._config, space, tokens, seed)
     try:
-      return {**self._train(config, space.key(tokens)), **values}
+      return {**self._train(config, space, tokens), **values}
     except FloatingPointError as error:
       raise FailedError(f"not finite: {error}") from error
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -129,15 +130,20 @@ class Proxy:
         raise InfeasibleError(f"{name}={values[name]:,} is more than {most:,}")
     return values
 
-  def _train(self, config: Any, key: str) -> dict[str, float]:
+  def _train(self, config: Any, space: Any, tokens: tuple[int, ...]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
     if self.shared is not None:
       figures = self.shared.train(config)
     else:
-      path = self._folder / f"{key}_{config.seed}"
+      path = self._folder / f"{space.key(tokens)}_{config.seed}"
       result = training.train(config, path, name="", devices=self._devices)
       figures = result.figures[config.data.split.validation]
       shutil.rmtree(path)
-    values = {"accuracy": figures[config.checkpoint.best_metric]}
+      if hasattr(space, "learned"):
+        settings = {key: value for key, value in config.model.items() if key != "name"}
+        module = models.create(config.model.name, self._classes, **settings)
+        told = space.learned(module, parallel.to_host(result.variables["params"]))
+    values = {**told, "accuracy": figures[config.checkpoint.best_metric]}
     if "cross_entropy" in figures:
       values["loss"] = figures["cross_entropy"]
     return values

@@ -72,6 +72,51 @@ def scenes(config: ml_collections.ConfigDict, model: str, space: str, *, steps: 
   config.search.algorithm.options.update({"batch": 4, "learning_rate": 0.2})
 
 
+def films(config: ml_collections.ConfigDict, model: str, space: str, *, steps: int) -> None:
+  """Sets a search of networks of clips over the embedded films, judged on top-1 of others.
+
+  Children are cut from the graph of all edges by masks, so they are one program. model: registered;
+  what it has beside the graph stays.
+  """
+  config.search = section.defaults()
+  recipes.digit_actions(config, model, steps=steps)
+  config.data.options.examples = 512
+  config.ema.decay = 0.0
+  _graphs(config, space)
+  config.model.masked = True
+  # One dilation: others would be other programs.
+  config.search.space.options.dilations = (1,)
+  config.search.algorithm.options.update({"population": 8, "tournament": 3})
+
+
+def moments_in_time(config: ml_collections.ConfigDict, space: str, *, trials: int) -> None:
+  """Sets AssembleNet's search: 10,000 steps of Moments in Time a child, guided evolution.
+
+  Children are judged on a tenth of the training films.
+  Source: Ryoo et al. 2020 (arXiv 1905.13209), section 3.3; steps, population and tournament are not
+  certain.
+  """
+  config.search = section.defaults()
+  recipes.assemblenet(config, "assemblenet_50")
+  config.data.source = "videos:moments_in_time"
+  config.data.split.update(
+    {"train": "train[10%:]", "validation": "train[:10%]", "test": "validation"}
+  )
+  config.train.epochs, config.train.steps = 0.0, 10_000
+  config.ema.decay = 0.0
+  _graphs(config, space)
+  config.search.algorithm.options.update({"population": 20, "tournament": 5})
+  config.search.trials = trials
+
+
+def _graphs(config: ml_collections.ConfigDict, space: str) -> None:
+  network.into_space(config, space)
+  config.search.space.name = space
+  config.search.reward.update({"costs": (), "targets": ()})
+  config.search.proxy.execution = "loop"
+  config.search.algorithm.name = "guided_evolution"
+
+
 def coco(config: ml_collections.ConfigDict, space: str, *, epochs: float, trials: int) -> None:
   """Makes the COCO recipe of `config` a search of `trials` children of `epochs` epochs each.
 

@@ -63,9 +63,12 @@ CONFIGS = (
   "configs/randaugment.py:imagenet",
   "configs/randaugment.py:svhn,wide_resnet_28_2",
   "configs/retrain.py",
+  "configs/retrain.py:assemblenet",
   "configs/retrain.py:imagenet",
   "configs/retrain.py:spinenet",
   "configs/retrain.py:mnasfpn,coco",
+  "configs/search_assemblenet.py",
+  "configs/search_assemblenet.py:moments_in_time",
   "configs/search_efficientnet.py",
   "configs/search_efficientnet.py:imagenet",
   "configs/search_mixnet.py",
@@ -94,6 +97,7 @@ _DATA = {
   ("digit_actions", "train"): (8, 2048),
   ("digit_scenes", "train"): (10, 2048),
   ("videos:moments_in_time", "train"): (339, 802264),
+  ("videos:moments_in_time", "train[10%:]"): (339, 722038),
   ("segmentation:cityscapes", "train"): (19, 2975),
   ("folder:/data/birdsnap", "train"): (500, 47386),
   ("folder:/data/pictures", "train"): (3, 640),
@@ -190,6 +194,10 @@ def _weights(config: Any) -> list[str]:
 
 
 @functools.cache
+def _shown(value: float | tuple[float, ...]) -> str:
+  return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _traced(module: nn.Module) -> list[tuple[tuple[str, ...], tuple[int, ...], str]]:
   """Returns path, shape and initialiser of every variable; the image's size is immaterial."""
   run, arguments = initialize.trace(module, 64)
@@ -199,7 +207,7 @@ def _traced(module: nn.Module) -> list[tuple[tuple[str, ...], tuple[int, ...], s
     if collection == "intermediates" and ":" in last:
       of, name = last.split(":")
       fields = ", ".join(
-        f"{f.name}={getattr(value, f.name):.6g}" for f in dataclasses.fields(value)
+        f"{f.name}={_shown(getattr(value, f.name))}" for f in dataclasses.fields(value)
       )
       initializers[of, *scope, name] = f"{type(value).__name__}({fields})"
   return [

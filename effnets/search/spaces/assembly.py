@@ -95,10 +95,38 @@ class AssemblySpace(space.Space):
     values |= {self.decisions[place].name: edge in have for edge, place in self.edges.items()}
     return self.tokens(values)
 
-  def build(self, spec: Assembly, *, model: str = "assemblenet_50", **overrides: Any) -> nn.Module:
-    """Returns the network of a graph, whose edges learn weights; in all else the zoo's `model`."""
+  def build(
+    self, spec: Assembly, *, model: str = "assemblenet_50", masked: bool = False, **overrides: Any
+  ) -> nn.Module:
+    """Returns the network of a graph, whose edges learn weights; in all else the zoo's `model`.
+
+    masked: whether it is cut from the graph of all edges by variables. That costs what all edges
+    cost, and graphs of the same dilations then are one program.
+    """
+    if masked:
+      overrides.update(masked=True, kept=spec.edges)
+      nodes = list(spec.nodes)
+      for number, node in enumerate(nodes):
+        inputs = tuple(source for source, target in self.edges if target == number)
+        nodes[number] = dataclasses.replace(node, inputs=inputs)
+      spec = Assembly(tuple(nodes))
     graph = assemblenet_graphs.text(spec)
     return models.create(model, **{"graph": graph, "edges": "learned", **overrides})
+
+  def learned(self, module: nn.Module, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what trained parameters say of a graph: `edges`, the weights of those there are.
+
+    In (0, 1), by the name of the decision; one into a node of one input has none and counts as 1.
+    """
+    weights = module.edge_weights(params)
+    kept = set(module.kept or module.graph.edges)
+    found = {}
+    for target, node in enumerate(module.graph.nodes):
+      own = weights[target] or (1.0,) * len(node.inputs)
+      for source, weight in zip(node.inputs, own, strict=True):
+        if (source, target) in kept:
+          found[self.decisions[self.edges[source, target]].name] = weight
+    return {"edges": found}
 
   def edges_of(self, tokens: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Returns the edges of a graph, by target and source."""

@@ -1,0 +1,33 @@
+"""The search of AssembleNet (Ryoo et al. 2020, arXiv 1905.13209), for `--mode=search`.
+
+Which streams meet where: evolution whose children keep the edges to which training gave large
+weights and draw others anew.
+`configs/search_assemblenet.py`: edges of a graph of two stems and five nodes; every child trains on
+embedded films of moving digits and is judged on others; 16 children, meant for 15 minutes on two
+cores. All of them are one program: edges are switched off by variables. No child sees a test film.
+`configs/search_assemblenet.py:moments_in_time`: nodes of the published graph, edges and temporal
+dilations, 10,000 steps a child, 200 children; the folder is `--config.data.source=videos:PATH`.
+`algorithm=random` (reinforce, evolution, ppo, ...), `trials=`, `seed=`, `batch_size=` set what
+changes most; `--config.search.algorithm.options.threshold=none` keeps as many edges, but any. The
+best networks are trained in full by `configs/retrain.py:assemblenet`.
+"""
+
+import ml_collections
+
+from effnets import configuration
+from effnets.search import recipes
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """Returns the config; `arg` is a comma list of the words and keys above."""
+  words = ["moments_in_time"]
+  args = configuration.arguments(arg, words=words, algorithm="", trials=0, seed=0, batch_size=0)
+  config = configuration.base()
+  config.seed = args.seed
+  if "moments_in_time" in args.words:
+    recipes.moments_in_time(config, "assemblenet", trials=200)
+  else:
+    recipes.films(config, "assemblenet_tiny", "assemblenet_tiny", steps=60)
+    config.search.trials = 16
+  recipes.arguments(config, args)
+  return config.lock()
