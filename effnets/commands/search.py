@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,37 +21,56 @@ _SHOWN = ("entropy", "policy_entropy")
 
 
 def search(config: Any, workdir: str) -> None:
-  """Searches, once, or as often as an experiment with teachers asks for; see `akd` and `_search`.
+  """Searches, once, or as often as an experiment asks for; see `_search`, `akd` and `adapting`.
 
   Raises: UserError for a mistake in the config, a study of another one, or too many failures.
   """
-  if "akd" not in config:
+  from effnets.search import adapting, akd
+
+  if "akd" not in config and "netadapt" not in config:
     with contextlib.suppress(training.Stopped):
       _search(config, workdir)
     return
-  from effnets.search import akd
-
   console = rich_console.Console()
   say = lambda text: console.print(text, soft_wrap=True, highlight=False)  # noqa: E731
   try:
     with training.stopping():
-      result = akd.run(config, workdir, _search, say)
+      if "akd" in config:
+        console.print(_students(akd.run(config, workdir, _search, say), config))
+      else:
+        console.print(_adapted(adapting.run(config, workdir, say), config))
   except training.Stopped:
     console.print("The experiment was stopped; the same command goes on.")
-    return
-  console.print(_students(result, config))
+
+
+def _adapted(result: dict[str, Any], config: Any) -> table.Table:
+  """Returns the table of the network that NetAdapt began with and of the one it ended with."""
+  metric, first, last = config.checkpoint.best_metric, result["path"][0], result["path"][-1]
+  shown = _plain_table(f"test {metric}", ("network", config.netadapt.cost, metric))
+  for name, label, step in (
+    ("seed", "the one to start from", first),
+    ("adapted", "narrowed, weights inherited", last),
+    ("scratch", "narrowed, from scratch", last),
+  ):
+    figure = result[name].get(metric)
+    shown.add_row(label, _number(step["cost"]), "" if figure is None else f"{figure:.4f}")
+  return shown
+
+
+def _plain_table(title: str, columns: Sequence[str]) -> table.Table:
+  """Returns an empty table whose first column holds names, the others numbers."""
+  shown = table.Table(title=title, title_justify="left", box=None, header_style="bold")
+  for number, column in enumerate(columns):
+    shown.add_column(column, justify="right" if number else "left")
+  return shown
 
 
 def _students(result: dict[str, Any], config: Any) -> table.Table:
   """Returns the table of networks by search, trained without and with a teacher."""
-  shown = table.Table(
-    title=f"test {config.checkpoint.best_metric} of what was found",
-    title_justify="left",
-    box=None,
-    header_style="bold",
+  shown = _plain_table(
+    f"test {config.checkpoint.best_metric} of what was found",
+    ("search", "MAdds", "without teacher", "with teacher"),
   )
-  for column in ("search", "MAdds", "without teacher", "with teacher"):
-    shown.add_column(column, justify="left" if column == "search" else "right")
   for arm, rows in result["students"].items():
     for row in rows:
       figures = (f"{row[how]:.4f}" for how in ("plain", "taught"))

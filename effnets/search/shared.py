@@ -177,11 +177,18 @@ class Shared:
 
     Raises: FloatingPointError for a loss that is not finite; UserError as of `training.prepare`.
     """
+    return self.trained(config)[0]
+
+  def trained(self, config: Any, initial: PyTree = None) -> tuple[dict[str, float], PyTree]:
+    """Returns the figures, and the variables on the host, after training the network of `config`.
+
+    initial: variables to start from instead of fresh ones. Raises: as `train`.
+    """
     ready = training.prepare(config, devices=[self._device])
     net = ready.task.module
     with jax.default_device(self._device):
       parts = chain(net)
-      params, state, shapes = self._fresh(net, config)
+      params, state, shapes = self._begin(net, config, initial)
       # A part's programs hold for its modules, the shapes of their weights and that of its input.
       keys = [(p.key, tuple(_leaves(s))) for p, s in zip(parts, shapes, strict=True)]
       optimizer = self._program("optimizer", lambda: ready.optimizer)
@@ -212,19 +219,20 @@ class Shared:
       if not np.isfinite(worst).all():
         raise FloatingPointError(f"the loss of step {int(np.argmin(np.isfinite(worst)))} is NaN")
       programs = list(zip(parts, shapes, keys, strict=True))
-      return self._evaluate(config, ready, programs, params, state)
+      figures = self._evaluate(config, ready, programs, params, state)
+      return figures, _whole(parts, shapes, *jax.device_get((params, state)))
 
-  def _fresh(self, net: network.Network, config: Any) -> tuple[list, list, list]:
+  def _begin(self, net: network.Network, config: Any, initial: PyTree) -> tuple[list, list, list]:
     """Returns every part's parameters, one after the other in a vector, its state, and shapes.
 
-    Values are drawn as the whole network's would be.
+    Values that are not given are drawn as the whole network's would be.
     """
     params, state, shapes = [], [], []
     leaves = self._leaves(net, config.data.image_size)
     for part, own in zip(chain(net), leaves, strict=True):
       name = part.names[0]
       named = {(kind, name, *rest): leaf for (kind, *rest), leaf in own.items()}
-      drawn = initialize.draw(named, config.seed)
+      drawn = initialize.draw(named, config.seed) if initial is None else initial
       tree = drawn["params"][name]
       shapes.append(jax.tree.map(np.shape, tree))
       params.append(_flat(tree))
@@ -359,6 +367,16 @@ def _tree(flat: Float[Array, "n"], shapes: PyTree) -> PyTree:
     for shape, end in zip(leaves, ends, strict=True)
   ]
   return jax.tree.unflatten(structure, cut)
+
+
+def _whole(parts: Sequence[Part], shapes: Sequence, params: Sequence, state: Sequence) -> PyTree:
+  """Returns the variables of the whole network."""
+  found: dict[str, Any] = {"params": {}, "batch_stats": {}}
+  for part, own, flat, moments in zip(parts, shapes, params, state, strict=True):
+    found["params"][part.names[0]] = _tree(flat, own)
+    if moments[0]:
+      found["batch_stats"][part.names[0]] = moments[0]
+  return found
 
 
 def _start(optimizer: optax.GradientTransformation, size: int) -> PyTree:

@@ -52,6 +52,8 @@ CONFIGS = (
   "configs/mobilenetv3.py:large",
   "configs/mobilenetv3.py:small,paper",
   "configs/mobilenetv3.py:small,transfer=birdsnap,folder=/data/birdsnap",
+  "configs/netadapt.py",
+  "configs/netadapt.py:imagenet",
   "configs/noisy_student.py",
   "configs/noisy_student.py:b0,unlabelled=pictures:/data/unlabelled",
   "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",

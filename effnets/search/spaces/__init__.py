@@ -11,6 +11,7 @@ from effnets.search.spaces import assembly as assembly
 from effnets.search.spaces import mixnet as mixnet
 from effnets.search.spaces import mnas as mnas
 from effnets.search.spaces import mobile as mobile
+from effnets.search.spaces import narrower as narrower
 from effnets.search.spaces import necks as necks
 from effnets.search.spaces import others as others
 from effnets.search.spaces import spine as spine

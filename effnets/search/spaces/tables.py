@@ -206,6 +206,8 @@ def _form(rows: Sequence[blocks.Row], inputs: int) -> tuple[Form, int]:
       adds = adding and stride == 1 and inputs == row.channels
       adds = adds and (index > 0 or row.declared in (None, inputs))
       skip = "pool" if row.pooled else "identity" if adds else "none"
-      found.append((row.op, row.kernel, stride, 1 if plain else row.expand, *shared, skip, *parts))
+      # Inner channels as a number of their own are a string, so as to equal no expansion.
+      own = f"={row.widened}" if row.widened is not None and index == 0 else row.expand
+      found.append((row.op, row.kernel, stride, 1 if plain else own, *shared, skip, *parts))
       inputs = row.channels
   return tuple(found), inputs
