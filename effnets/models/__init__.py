@@ -18,6 +18,7 @@ from effnets.models import scaling as scaling
 from effnets.models import segmentation as segmentation
 from effnets.models import spinenet as spinenet
 from effnets.models import ssd as ssd
+from effnets.models import video_prediction as video_prediction
 from effnets.models.counting import Count as Count
 from effnets.models.counting import count as count
 from effnets.models.folding import fold as fold
