@@ -12,6 +12,7 @@ Options, all whole numbers:
   actions     0; 1: digits turn anywhere too, and a film has `actions`: for every frame the way to
               the next, x and y of every digit, in units of the greatest pace, right, down positive
   examples    instead of 2,048 of `train`, 256 of `validation` and 512 of `test`; the first stay
+  held_out    the same, of `validation` and `test` alone
 
 Everything is a function of the options, the split and the index. Splits are those of `digits`, so
 no source digit is in two of them. Source: after the stochastic moving MNIST of Denton and Fergus
@@ -35,6 +36,7 @@ _WHOLE = {
   "digits": (1, 4, 1),
   "examples": (1, 10_000_000, 0),
   "frames": (2, 1000, 20),
+  "held_out": (1, 10_000_000, 0),
   "stochastic": (0, 1, 1),
 }
 # Pixels a frame on a canvas of 32.
@@ -165,5 +167,8 @@ def open_split(
   if split not in SPLITS:
     raise errors.unknown(split_key, split, "a split of moving_digits", SPLITS)
   values = sources.whole_options(options, _WHOLE, most=SPLITS[split], key=key)
+  held_out = values.pop("held_out")
+  if split != "train" and "held_out" in options:
+    values["examples"] = held_out
   source = digits.open_split(argument, split, options={}, key=key, split_key=split_key)
   return MovingDigits(split, source, **values)

@@ -538,5 +538,6 @@ _add(
   prior="fixed",
 )
 _add("svg_prime_tiny", params=642_515, madds=425_539_584, **_TINY)
+_add("svg_lp_tiny", params=1_330_291, madds=523_425_536, coder="vgg", **_TINY | {"m": 0.25})
 _add("svg_prime_lstm_tiny", params=470_531, madds=382_795_776, kind="recurrent", **_TINY)
 _add("svg_prime_cnn_tiny", params=350_531, madds=361_709_568, kind="feedforward", **_TINY)

@@ -29,6 +29,11 @@ def test_films():
   assert frames.shape == (20, 32, 32, 3) and frames.dtype == np.uint8
   np.testing.assert_array_equal(frames, source[3]["film"].read(range(20)))
   np.testing.assert_array_equal(film.read([4, 9]), frames[[4, 9]])
+  few = {"held_out": 5}
+  assert [len(data.open_source("moving_digits", s, options=few)) for s in ("train", "test")] == [
+    2048,
+    5,
+  ]
   fewer = data.open_source("moving_digits", "train", options={"examples": 8})
   np.testing.assert_array_equal(fewer[3]["film"].read([0]), frames[:1])
   other = data.open_source("moving_digits", "test")
