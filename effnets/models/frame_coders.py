@@ -2,8 +2,8 @@
 
 All take and give frames `b t h w c`, every frame by itself but for batch norm, whose moments are
 over time too. An encoder also gives its skips, the features that the decoder joins to its own, from
-the largest to the smallest. Kernels and biases start as the official code of SVG has them: N(0,
-0.02) and 0, scales of norms N(1, 0.02).
+the largest to the smallest. Biases start at 0, scales of norms at N(1, 0.02), kernels as `start`
+says, see `initialize.kernel_start`: the official code of SVG has N(0, 0.02).
 
   shallow  VGG16 up to its third stage, then a plain convolution: a map an eighth of the frame
   vgg      four stages and a convolution over all that is left: a vector, a map of one pixel
@@ -60,12 +60,14 @@ class ConvTranspose(nn.Module):
   stride: int = 1
   pad: int = 0
   settings: layers.Settings = layers.Settings()
+  start: str | float = START
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
     """Returns `(h - 1) * stride + kernel - 2 * pad` rows, in the compute dtype."""
     shape = (self.kernel, self.kernel, x.shape[-1], self.channels)
-    kernel = initialize.parameter(self, "kernel", initialize.Normal(START), shape)
+    start = initialize.kernel_start(self.start, shape)
+    kernel = initialize.parameter(self, "kernel", start, shape)
     bias = initialize.parameter(self, "bias", initialize.Constant(0.0), (self.channels,))
     edge = self.kernel - 1 - self.pad
     x, kernel, bias = (array.astype(self.settings.dtype) for array in (x, kernel, bias))
@@ -90,11 +92,17 @@ class _Coder(nn.Module):
   width: float
   settings: layers.Settings
   remat: bool = False
+  start: str | float = START
 
   def layer(self, x: Array, channels: int, train: bool, name: str) -> Array:
     """Returns the VGG layer: 3x3 convolution, norm, leaky ReLU."""
     kind = nn.remat(VggLayer, static_argnums=(2,)) if self.remat else VggLayer
-    return kind(wide(channels, self.width), self.settings, name=name)(x, train)
+    return kind(wide(channels, self.width), self.settings, self.start, name=name)(x, train)
+
+  def conv(self, channels: int, name: str, **kwargs: Any) -> layers.Conv:
+    """Returns the convolution with bias, 3x3 if `kwargs` do not say otherwise."""
+    kwargs = {"kernel": 3, "settings": self.settings, **kwargs}
+    return layers.Conv(channels, bias=True, start=self.start, name=name, **kwargs)
 
   def normed(self, x: Array, train: bool, name: str, act: str = "leaky_relu") -> Array:
     """Returns the normalised, activated `x`."""
@@ -106,18 +114,16 @@ class VggLayer(nn.Module):
 
   channels: int
   settings: layers.Settings
+  start: str | float = START
 
   @nn.compact
   def __call__(self, x: Float[Array, "b t h w c"], train: bool) -> Float[Array, "b t h w d"]:
     """Returns the layer's features."""
-    conv = _conv(self.channels, self.settings, "conv")
+    conv = layers.Conv(
+      self.channels, 3, bias=True, settings=self.settings, start=self.start, name="conv"
+    )
     norm = layers.BatchNorm("leaky_relu", self.settings, _SCALE, name="norm")
     return norm(per_frame(conv, x), train)
-
-
-def _conv(channels: int, settings: layers.Settings, name: str, **kwargs: Any) -> layers.Conv:
-  kwargs = {"kernel": 3, **kwargs}
-  return layers.Conv(channels, bias=True, settings=settings, start=START, name=name, **kwargs)
 
 
 class Encoder(_Coder):
@@ -133,7 +139,7 @@ class Encoder(_Coder):
     x, skips = frames.astype(self.settings.dtype), []
     if self.coder == "dcgan":
       for stage, channels in enumerate(_STRIDED):
-        conv = _conv(wide(channels, self.width), self.settings, f"conv_{stage}", kernel=4, stride=2)
+        conv = self.conv(wide(channels, self.width), f"conv_{stage}", kernel=4, stride=2)
         x = self.normed(per_frame(conv, x), train, f"norm_{stage}")
         skips.append(x)
     else:
@@ -143,9 +149,9 @@ class Encoder(_Coder):
         skips.append(x)
         x = per_frame(lambda f: nn.max_pool(f, (2, 2), (2, 2)), x)
     if self.coder == "shallow":
-      return per_frame(_conv(self.code, self.settings, "code"), x), tuple(skips)
+      return per_frame(self.conv(self.code, "code"), x), tuple(skips)
     whole = dataclasses.replace(self.settings, padding="VALID", split=None)
-    x = per_frame(_conv(self.code, whole, "code", kernel=x.shape[2]), x)
+    x = per_frame(self.conv(self.code, "code", kernel=x.shape[2], settings=whole), x)
     return jnp.tanh(self.normed(x, train, "code_norm", "identity")), tuple(skips)
 
 
@@ -167,7 +173,7 @@ class Decoder(_Coder):
       return self._dcgan(x, skips, train)
     stages = _STAGES[self.coder]
     if self.coder == "shallow":
-      x = per_frame(_conv(wide(256, self.width), self.settings, "code"), x)
+      x = per_frame(self.conv(wide(256, self.width), "code"), x)
     else:
       x = self._grown(x, wide(512, self.width), skips[-1].shape[2] // 2, train)
     for stage in reversed(range(len(stages))):
@@ -180,12 +186,12 @@ class Decoder(_Coder):
         out = narrower if stage and index == last - 1 else channels
         x = self.layer(x, out, train, f"stage_{stage}_{index}")
     # Of stride 1 and as many pixels it is a convolution by the turned kernel.
-    x = per_frame(_conv(self.channels, self.settings, "frames"), x)
+    x = per_frame(self.conv(self.channels, "frames"), x)
     return nn.sigmoid(x.astype(jnp.float32))
 
   def _grown(self, x: Array, channels: int, side: int, train: bool) -> Array:
     """Returns the code's one pixel as a map of `side`."""
-    grow = ConvTranspose(channels, side, settings=self.settings, name="code")
+    grow = ConvTranspose(channels, side, 1, 0, self.settings, self.start, name="code")
     return self.normed(per_frame(grow, x), train, "code_norm")
 
   def _dcgan(self, x: Array, skips: Sequence[Array], train: bool) -> Array:
@@ -195,7 +201,7 @@ class Decoder(_Coder):
       x = jnp.concatenate([x, skips[stage]], -1)
       out = widths[stage - 1] if stage else self.channels
       name = f"conv_{stage}" if stage else "frames"
-      x = per_frame(ConvTranspose(out, 4, 2, 1, self.settings, name=name), x)
+      x = per_frame(ConvTranspose(out, 4, 2, 1, self.settings, self.start, name=name), x)
       if stage:
         x = self.normed(x, train, f"norm_{stage}")
     return nn.sigmoid(x.astype(jnp.float32))

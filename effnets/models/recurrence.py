@@ -33,6 +33,7 @@ class ConvLSTMCell(nn.Module):
   kernel: int = 3
   vector: bool = False
   settings: layers.Settings = layers.Settings(padding="SYMMETRIC")
+  start: str | float = frame_coders.START
 
   @nn.compact
   def __call__(
@@ -41,12 +42,12 @@ class ConvLSTMCell(nn.Module):
     """Returns (new carry, new h)."""
     c, h = carry
     dtype = self.settings.dtype
-    start = initialize.Normal(frame_coders.START)
+    taps, channels = 1 if self.vector else self.kernel, x.shape[-1] + self.hidden
+    shape = (taps, taps, channels, 4 * self.hidden)
+    start = initialize.kernel_start(self.start, shape)
     first: initialize.Initializer = initialize.Constant(0.0)
     if self.vector:
       start = first = initialize.Uniform(1 / math.sqrt(self.hidden))
-    taps, channels = 1 if self.vector else self.kernel, x.shape[-1] + self.hidden
-    shape = (taps, taps, channels, 4 * self.hidden)
     kernel = initialize.parameter(self, "kernel", start, shape)
     bias = initialize.parameter(self, "bias", first, shape[-1:])
     if self.vector:
@@ -71,11 +72,15 @@ class ConvLSTMCell(nn.Module):
 
 
 class _Net(nn.Module):
-  """hidden: channels of the cells. kernel: taps of all convolutions, 1 for vectors."""
+  """hidden: channels of the cells. kernel: taps of all convolutions, 1 for vectors.
+
+  start: of kernels, see `initialize.kernel_start`.
+  """
 
   hidden: int
   kernel: int
   settings: layers.Settings
+  start: str | float = frame_coders.START
 
   def conv(self, x: Array, channels: int, name: str) -> Array:
     """Returns the convolution with bias; of a vector it is a dense layer."""
@@ -84,14 +89,15 @@ class _Net(nn.Module):
       self.kernel,
       bias=True,
       settings=self.settings,
-      start=frame_coders.START,
+      start=self.start,
       name=name,
     )
     return make(x)
 
   def cell(self, name: str) -> ConvLSTMCell:
     """Returns a cell."""
-    return ConvLSTMCell(self.hidden, self.kernel, self.kernel == 1, self.settings, name=name)
+    vector = self.kernel == 1
+    return ConvLSTMCell(self.hidden, self.kernel, vector, self.settings, self.start, name=name)
 
   def zeros(self, batch: int, side: tuple[int, int]) -> tuple[Carry, ...]:
     """Returns the carry of all cells before the first step."""

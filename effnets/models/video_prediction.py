@@ -32,6 +32,7 @@ KINDS = ("stochastic", "recurrent", "feedforward")
 PRIORS = ("learned", "fixed")
 SKIPS = ("context", "official", "last")
 BN_MODES = ("running", "batch")
+STARTS = {"official": frame_coders.START, "fan_in": "fan_in"}
 REMAT = ("none", "block")
 
 _Keys = Mapping[str, Key[Array, "b"]] | None
@@ -66,6 +67,8 @@ class VideoPredictor(nn.Module):
     last: always x_{t-1}, that may be a prediction.
   bn_mode: whether `sample` normalises by `running` moments, or by those of the `batch` it is given,
   as SVG's code does: a clip's prediction then depends on its neighbours.
+  start: of kernels: `official`, N(0, 0.02), which suits hundreds of channels, or `fan_in`, of
+  variance 1 / fan_in, for few: of these 0.02 would leave little of what passes the recurrent nets.
   channels: of frames. frames, image_size: it was designed for; any other number of frames works.
   remat: `block` keeps of every layer and of every step its input alone for the backward pass.
   The others: see `layers.Settings`.
@@ -84,6 +87,7 @@ class VideoPredictor(nn.Module):
   context: int = 2
   skips: str = "context"
   bn_mode: str = "running"
+  start: str = "official"
   channels: int = 3
   frames: int = 12
   image_size: int = 64
@@ -126,11 +130,11 @@ class VideoPredictor(nn.Module):
       group=self.group,
       split=self.split,
     )
-    coder = (self.coder, self.k, settings, self.remat != "none")
+    coder = (self.coder, self.k, settings, self.remat != "none", STARTS[self.start])
     self.encoder = frame_coders.Encoder(*coder, code=self.code_channels, name="encoder")
     self.decoder = frame_coders.Decoder(*coder, channels=self.channels, name="decoder")
     kernel = 3 if self.coder == "shallow" else 1
-    net = (frame_coders.wide(self.base, self.m), kernel, settings)
+    net = (frame_coders.wide(self.base, self.m), kernel, settings, STARTS[self.start])
     kind = recurrence.Feedforward if self.kind == "feedforward" else recurrence.FramePredictor
     self.frame_predictor = kind(*net, code=self.code_channels, name="frame_predictor")
     if self.stochastic:
@@ -430,6 +434,7 @@ def build(
   context: int = 2,
   skips: str = "context",
   bn_mode: str = "running",
+  start: str = "official",
   channels: int = 3,
   frames: int = 12,
   image_size: int = 64,
@@ -452,6 +457,7 @@ def build(
     ("prior", prior, PRIORS),
     ("skips", skips, SKIPS),
     ("bn_mode", bn_mode, BN_MODES),
+    ("start", start, STARTS),
     ("remat", remat, REMAT),
     ("dtype", jnp.dtype(dtype).name, ("float32", "bfloat16")),
   ):
@@ -488,6 +494,7 @@ def build(
     context=context,
     skips=skips,
     bn_mode=bn_mode,
+    start=start,
     channels=channels,
     frames=frames,
     image_size=image_size,
@@ -521,7 +528,7 @@ def _add(name: str, *, params: int, madds: int, paper: str = "1911.01655", **own
   )
 
 
-_TINY = {"k": 0.25, "m": 0.125, "code": 32, "latent": 4, "image_size": 32}
+_TINY = {"k": 0.25, "m": 0.125, "code": 32, "latent": 4, "image_size": 32, "start": "fan_in"}
 _add("svg_prime", params=25_013_419, madds=37_143_281_664)
 _add("svg_prime_large", params=282_751_147, madds=683_988_516_864, k=5.0, m=3.0)
 _add("svg_prime_lstm", params=14_868_611, madds=29_222_240_256, kind="recurrent")

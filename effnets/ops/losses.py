@@ -88,7 +88,7 @@ def gaussian_kl(
   >>> float(gaussian_kl(jnp.float32(0.3), jnp.float32(-0.5), -0.1, 0.2))
   0.16379...
   """
-  # Differences of logarithms first: quotients of variances would overflow where this does not.
-  ratio = jnp.exp(log_variance - prior_log_variance)
+  # Of nearly equal distributions the terms cancel: not a difference of numbers near 1.
+  wider = jnp.asarray(log_variance - prior_log_variance)
   distance = jnp.square(mean - prior_mean) * jnp.exp(-jnp.asarray(prior_log_variance))
-  return 0.5 * (prior_log_variance - log_variance + ratio + distance - 1.0)
+  return 0.5 * (jnp.expm1(wider) - wider + distance)
