@@ -67,8 +67,15 @@ def i3d_variables(arrays: Mapping[str, np.ndarray], key: str = "weights") -> dic
 
   Raises: UserError that counts and names what is missing or of another shape.
   """
-  given = {_SCOPE.sub("", name): np.asarray(array) for name, array in arrays.items()}
+  given = i3d_arrays(arrays)
   return _fitted(models.abstract(i3d.I3D()), given, key, "I3D")
+
+
+def i3d_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns arrays by their names without scope, and without those that only training needs."""
+  kept = ("w", "b", "beta", "moving_mean", "moving_variance")
+  inside = {_SCOPE.sub("", name): name for name in arrays if name.rpartition("/")[2] in kept}
+  return {short: np.asarray(arrays[name]) for short, name in inside.items()}
 
 
 def vgg16_variables(arrays: Mapping[str, np.ndarray], key: str = "weights") -> dict[str, Any]:
