@@ -78,7 +78,11 @@ def _rows(
 ) -> UInt8[np.ndarray, "r T H W 3"]:
   """Returns the truth and the futures behind their context, tiles with an edge."""
   futures = [np.concatenate([whole[:context], future]) for future in shown]
-  films = np.stack([whole, *futures])
+  return _edged(np.stack([whole, *futures]), context)
+
+
+def _edged(films: UInt8[np.ndarray, "r T h w 3"], context: int) -> UInt8[np.ndarray, "r T H W 3"]:
+  """Returns frames as tiles of 64 pixels or more, with an edge that tells given from told ones."""
   factor = -(-_SIDE // films.shape[2])
   films = films.repeat(factor, 2).repeat(factor, 3)
   for time in range(films.shape[1]):
@@ -107,6 +111,26 @@ def write_gif(
     duration=round(1000 / rate),
     loop=0,
   )
+
+
+def show(config: Any, workdir: str) -> str:
+  """Writes clips as a training gets them, `plots/clips.png`; returns what was written.
+
+  Raises: UserError if they cannot be read.
+  """
+  source = training.inputs.evaluation(config, "train")
+  stream = data.Stream(
+    source,
+    seed=config.seed,
+    transform=training.inputs.training_transform(config, source),
+    max_unreadable=config.data.max_unreadable,
+  )
+  clips = np.stack([stream[position]["clip"] for position in range(2 * _CLIPS)])
+  tiles = _edged(clips, config.task.context)
+  if not jax.process_index():
+    with workdirs.writing(workdir, "plots/clips.png", binary=True) as file:
+      augment.write_png(file, augment.grid(tiles))
+  return f"{workdir}/plots/clips.png: {len(clips)} clips of {source.name}."
 
 
 # ---- Films of one's own --------------------------------------------------------------------------

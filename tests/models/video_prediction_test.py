@@ -25,6 +25,9 @@ COUNTS = [
 ]
 
 
+TINY = {"k": 0.0626, "m": 0.03, "code": 6, "latent": 2, "image_size": 16, "frames": 5}
+
+
 def params(**settings):
   return models.abstract(prediction.build(frames=2, **settings))["params"]
 
@@ -61,6 +64,51 @@ def test_parameters(row):
 )
 def test_parameters_of_vector_models(settings, whole):
   assert counting.parameters(params(**settings)) == whole
+
+
+_LARGE = ("svg_prime_large", "svg_lp", "svg_fp", "svg_lp_dcgan")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in _LARGE else ())
+    for name in models.list_models(task="prediction")
+  ],
+)
+def test_entries(name):
+  entry, module = models.entry(name), models.create(name)
+  count = models.count(module)
+  assert (count.params, count.madds) == (entry.params, entry.madds)
+  assert (module.image_size, module.frames) == (entry.image_size, entry.frames)
+
+
+def test_multiply_adds_of_a_step():
+  """A frame more costs its encoder, predictor, posterior, prior and decoder, by the formulas."""
+  more = [models.count(prediction.build(frames=frames)).madds for frames in (2, 3)]
+  conv = lambda i, o, side: 9 * i * o * side**2  # noqa: E731
+  chain = ((3, 64, 64), (64, 64, 64), (64, 128, 32), (128, 128, 32), (128, 256, 16))
+  chain += ((256, 256, 16), (256, 256, 16), (256, 128, 8))
+  back = ((128, 256, 8), (512, 256, 16), (256, 256, 16), (256, 128, 16), (256, 128, 32))
+  back += ((128, 64, 32), (128, 64, 64), (64, 3, 64))
+  frames = sum(conv(*x) for x in (*chain, *back))
+  cell, inner = conv(512, 1024, 8), lambda i, o: conv(i, o, 8)
+  predictor = inner(138, 256) + 2 * cell + inner(256, 128)
+  latent = inner(128, 256) + cell + 2 * inner(256, 10)
+  assert more[1] - more[0] == frames + predictor + 2 * latent
+
+
+@pytest.mark.parametrize("kind", prediction.KINDS)
+def test_half_precision(kind):
+  module = prediction.build(**TINY, kind=kind, dtype="bfloat16", remat="block", actions=2)
+  variables, (clips, actions) = models.abstract(module), module.abstract_inputs()
+  assert jax.eval_shape(module.apply, variables, clips, actions).frames.dtype == jnp.float32
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+  found = jax.eval_shape(
+    lambda v, x, a, k: module.apply(v, x, a, horizon=3, count=2, keys=k, method="sample"),
+    variables, clips, actions, keys,
+  )  # fmt: skip
+  assert found.shape == (1, 2, 3, 16, 16, 3) and found.dtype == jnp.float32
 
 
 def closed_form(k, m, base, code, latent):
@@ -112,9 +160,6 @@ def test_convolutional_cell():
   np.testing.assert_allclose(h[0, 1, 2], (-0.1741, 0.0691, 0.0553), atol=6e-5)
   np.testing.assert_allclose(carry[0][0, 1, 2], (-0.3035, 0.2883, 0.3243), atol=6e-5)
   assert float(h.sum()) == pytest.approx(-6.4291, abs=6e-5)
-
-
-TINY = {"k": 0.0626, "m": 0.03, "code": 6, "latent": 2, "image_size": 16, "frames": 5}
 
 
 def tiny(**settings):
