@@ -22,7 +22,8 @@ _MOST = 100.0  # dB, of frames that are equal
 _SHOWN = 3  # samples beside the best
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+# Compared by identity: arrays of judges have no truth value.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
   """Reconstruction of every frame but the first, and the divergence of posterior and prior.
 
@@ -41,7 +42,7 @@ class Prediction:
   beta: float = 1e-4
   samples: int = 1
   flip: float = 0.0
-  judges: Mapping[str, PyTree] = dataclasses.field(default_factory=dict, hash=False)
+  judges: Mapping[str, PyTree] = dataclasses.field(default_factory=dict)
   span: str = "predicted"
   dtype: Any = jnp.float32
   num_classes: int = 1

@@ -16,9 +16,8 @@ def config():
   configuration.merge(
     made,
     {
-      "batch_size": 2,
-      "eval_batch_size": 4,
-      "mesh": {"data": 1},
+      "batch_size": 8,
+      "eval_batch_size": 8,
       "tensorboard": False,
       "data": {"image_size": 16, "options": {"canvas": 16, "held_out": 6}},
       "task": {"context": 2, "horizon": 2, "test_horizon": 3, "samples": 2},
@@ -36,10 +35,7 @@ def test_clips_are_shown(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run(config, tmp_path, monkeypatch):
-  import jax
-
-  monkeypatch.setattr(jax, "devices", lambda *args, d=jax.devices(): d[:1])
+def test_a_run(config, tmp_path):
   workdir = tmp_path / "run"
   train.train(config, str(workdir))
   result = json.loads((workdir / "result.json").read_text())
