@@ -3,10 +3,11 @@
 `configs/video_prediction.py`: a tiny SVG' on the embedded `moving_digits`, whose bounces nobody can
 foresee; minutes of CPU time. 300 steps of it (seed 0) took four minutes of one core: of ten samples
 the best had an SSIM of 0.47 and 15.2 dB, the last given frame held still 0.31 and 12.8 dB; digits
-are blurs that go on, and turn in several ways. It does 600. `moving_digits_actions`: digits are steered, and their actions known.
+are blurs that go on, and turn in several ways. It does 600.
+`moving_digits_actions`: digits are steered, and their actions known.
 `lstm`, `cnn`: the network without latents, and without recurrence too; `svg_lp`: with plain LSTMs
 over vectors. `k=`, `m=`: factors of the channels of encoder and decoder, and of the recurrent nets.
-Two films, samples and truth are `plots/prediction.gif` and `plots/prediction.png` afterwards.
+Clips, samples and truth are `plots/prediction.gif` and `plots/prediction.png` afterwards.
 `configs/video_prediction.py:towel_pick`, `human36m`, `kitti`: the paper's settings as far as they
 are known, 64 pixels, K=5 and M=3 (`k=1,m=1` is the smallest); the data are
 `--config.data.source=robot:PATH`, `human36m:PATH` and `kitti:PATH`. FVD needs
@@ -75,7 +76,6 @@ def _films(config, data):
   if data == "human36m":
     config.data.clips.stride = 4
     window = 4 * (window - 1) + 1
-    config.data.options.validation = ("S8",)
   else:
     config.augment.flip = 0.5
   config.data.options.window = window
