@@ -34,7 +34,10 @@ setuptools.setup(
   packages=[*setuptools.find_packages(include=["effnets", "effnets.*"]), "effnets.configs"],
   # The configs live beside the package for readers and travel inside the wheel for users.
   package_dir={"effnets.configs": "configs"},
-  package_data={"effnets.data": ["imagenet_classes.txt"]},
+  package_data={
+    "effnets.data": ["imagenet_classes.txt"],
+    "effnets.evaluation": ["digit_features.npz"],
+  },
   install_requires=[
     "absl-py>=2.1",
     "array_record>=0.8.1",

@@ -10,6 +10,8 @@ data, and something to try other tools on.
 
 SOURCE `flow:videos:PATH` or `flow:charades:PATH` writes the optical flow of films, by OpenCV's DIS,
 for `--config.data.options.flow=DIR --config.data.clips.flow=stored`.
+
+SOURCE `i3d:CHECKPOINT` writes the weights of the published I3D, for FVD, to the file DIR, a `.npz`.
 """
 
 import argparse
@@ -19,13 +21,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from effnets import errors
+import numpy as np
+
+from effnets import errors, evaluation, weights
 from effnets.data import digit_scenes, folder, shards, sources, tfds, videos
 
 _KEY = "prepare"
 _FOLDER = "folder:"
 _SCENES = "digit_scenes"
 _FLOW = "flow:"
+_I3D = "i3d:"
 _ALIASES = {"val": "validation"}
 
 
@@ -166,6 +171,19 @@ def _flow(arguments: argparse.Namespace) -> list[str]:
   return [*lines, "In the config:", option]
 
 
+def _i3d(arguments: argparse.Namespace) -> list[str]:
+  """Writes the weights of I3D that a checkpoint holds; returns the lines to print."""
+  target = pathlib.Path(arguments.dir).expanduser().absolute()
+  if target.suffix != ".npz":
+    raise errors.UserError(f"DIR={arguments.dir!r} should be a file for I3D's weights, NAME.npz.")
+  found = weights.files.read(arguments.source.removeprefix(_I3D))
+  inside = evaluation.perceptual.i3d_arrays(found)
+  evaluation.perceptual.i3d_variables(inside, f"SOURCE={arguments.source!r}")
+  target.parent.mkdir(parents=True, exist_ok=True)
+  np.savez(target, **inside)
+  return [f"{len(inside)} arrays.", "In the config:", f"  --config.task.i3d={target}"]
+
+
 def _advice(options: Sequence[str], splits: Sequence[str]) -> list[str]:
   """Returns lines with what to write in the config; `options` say where the data are."""
   lines = []
@@ -199,6 +217,8 @@ def run(arguments: argparse.Namespace) -> list[str]:
     return _scenes(arguments)
   if source.startswith(_FLOW):
     return _flow(arguments)
+  if source.startswith(_I3D):
+    return _i3d(arguments)
   if source == "digits" or source.startswith("records:"):
     raise errors.UserError(f"SOURCE={source!r} needs no preparation; put it into the config.")
   if os.sep in source and pathlib.Path(source).expanduser().is_dir():

@@ -56,6 +56,7 @@ _TRACES = (
   "parameters.txt",
   "plan.json",
   "plots/augment.png",
+  "plots/clips.png",
   "plots/corruptions.png",
   "plots/report.png",
   "plots/robustness.png",

@@ -5,13 +5,15 @@ import re
 import shutil
 import sys
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as library
 from PIL import Image
 
-from effnets import configuration, errors, prepare
+from effnets import configuration, errors, evaluation, models, prepare
 from effnets.data import records, sources
+from effnets.models import i3d
 
 
 def _picture(path, seed, kind="JPEG"):
@@ -285,3 +287,27 @@ def test_a_tfds_set_that_cannot_be_prepared(call, tmp_path, monkeypatch):
   message = _refused(call("effnets_tiny", tmp_path))
   assert "'effnets_tiny' cannot be prepared: " in message
   assert "archive.tar is to be fetched by hand" in message
+
+
+def test_weights_of_i3d(tmp_path, call):
+  abstract = models.abstract(i3d.I3D())
+  arrays = {}
+  for tree in abstract.values():
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      arrays[f"RGB/inception_i3d/{name}"] = np.full(leaf.shape, len(name), np.float32)
+  arrays["RGB/inception_i3d/Logits/Conv3d_0c_1x1/conv_3d/w/Adam"] = np.zeros(3)
+  np.savez(tmp_path / "found.npz", **arrays)
+  status, out, _ = call(f"i3d:{tmp_path / 'found.npz'}", str(tmp_path / "i3d.npz"))
+  assert status == 0 and f"--config.task.i3d={tmp_path / 'i3d.npz'}" in out
+  read = evaluation.perceptual.read(str(tmp_path / "i3d.npz"), "x")
+  assert len(read) == len(arrays) - 1
+  found = evaluation.perceptual.i3d_variables(read)
+  kernel = found["params"]["Conv3d_1a_7x7"]["conv_3d"]["w"]
+  assert kernel.shape == (7, 7, 7, 3, 64) and (kernel == len("Conv3d_1a_7x7/conv_3d/w")).all()
+  status, _, error = call(f"i3d:{tmp_path / 'found.npz'}", str(tmp_path / "folder"))
+  assert status == 2 and "should be a file for I3D's weights" in error
+  arrays.pop("RGB/inception_i3d/Conv3d_1a_7x7/conv_3d/w")
+  np.savez(tmp_path / "less.npz", **arrays)
+  status, _, error = call(f"i3d:{tmp_path / 'less.npz'}", str(tmp_path / "i3d.npz"))
+  assert status == 2 and "Conv3d_1a_7x7/conv_3d/w is missing" in error

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from rich import console as rich_console
 
-from effnets import errors, tasks, training, workdirs
-from effnets.commands import train
+from effnets import errors, evaluation, tasks, training, workdirs
+from effnets.commands import predicted, train
 from effnets.commands.trained import describe, open_model
 
 
@@ -16,7 +16,8 @@ def evaluate(config: Any, workdir: str) -> None:
   """Evaluates a model on validation and test split, prints the figures and writes them down.
 
   The model is that of `trained.open_model`. The figures go to `evaluation.json` in `workdir`; of a
-  detector also each class's AP, and COCO's result files, `detections_SPLIT.json`.
+  detector also each class's AP, and COCO's result files, `detections_SPLIT.json`; of predicted
+  films the figures of every frame, drawn in `plots/frames.png`.
 
   Raises: UserError if there is no such model or data, or the data has other classes.
   """
@@ -30,7 +31,7 @@ def evaluate(config: Any, workdir: str) -> None:
         f"{task.num_classes}; evaluate it on its own classes, or train it on this data first."
       )
   predictor = training.evaluator.create(settings, task, trained.placement)
-  figures, more = {}, {}
+  figures, more, over_time = {}, {}, {}
   for part, source in sources.items():
     if part == "test" and source.name == sources["validation"].name:
       figures[part] = figures["validation"]
@@ -43,9 +44,17 @@ def evaluate(config: Any, workdir: str) -> None:
       figures[part], more[part] = _detections(task, found, workdir, split)
     else:
       figures[part] = task.evaluate(*found)
+    if isinstance(task, tasks.Prediction):
+      over_time[part] = evaluation.prediction.curves(outputs)
   if jax.process_index():
     return
-  content = {**trained.about, **figures, **({"ap_of_classes": more} if more else {})}
+  if over_time:
+    more = {"over_time": over_time}
+    label = f"{len(outputs['psnr'])} clips of {sources['test'].name}"
+    predicted.curves(workdir, list(over_time.values())[-1], task.context, label)
+  elif more:
+    more = {"ap_of_classes": more}
+  content = {**trained.about, **figures, **more}
   workdirs.write(workdir, "evaluation.json", json.dumps(content, indent=2) + "\n")
   console = rich_console.Console()
   console.print(train.figures_table(figures, title=describe(trained, workdir)))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from rich import console as rich_console
 
 from effnets import data, errors, tasks, training, workdirs
-from effnets.commands import predict_boxes, predict_pixels, predict_texts
+from effnets.commands import predict_boxes, predict_pixels, predict_texts, predicted
 from effnets.commands import trained as models
 from effnets.data import video
 
@@ -42,6 +42,10 @@ def predict(config: Any, workdir: str) -> None:
   """
   if config.task.name == "text":
     predict_texts.predict(config, workdir, models.open_model(config, workdir))
+    return
+  if config.task.name == "prediction":
+    told = predicted.predict(config, workdir, models.open_model(config, workdir))
+    rich_console.Console().print(told, soft_wrap=True, highlight=False, markup=False)
     return
   pictures = _pictures(config)
   trained = models.open_model(config, workdir)

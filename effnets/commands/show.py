@@ -13,7 +13,7 @@ from rich import console as rich_console
 from rich import markup
 
 from effnets import augment, configuration, data, errors, streams, tasks, training, workdirs
-from effnets.commands import show_scenes
+from effnets.commands import predicted, show_scenes
 
 FILE = "plots/augment.png"
 
@@ -38,6 +38,10 @@ def show(config: Any, workdir: str) -> None:
     raise errors.UserError("--mode=show is for pictures; config.task.name is 'text'.")
   if config.task.name == "video":
     raise errors.UserError("config.task.name='video': pictures alone can be shown, not clips.")
+  if config.task.name == "prediction":
+    told = predicted.show(config, workdir)
+    rich_console.Console().print(told, soft_wrap=True, highlight=False, markup=False)
+    return
   if tasks.transform(config, training=False):
     show_scenes.show(config, workdir)
     return

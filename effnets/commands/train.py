@@ -8,7 +8,7 @@ from rich import box, table
 from rich import console as rich_console
 
 from effnets import configuration, pipelines, training
-from effnets.commands import marked
+from effnets.commands import marked, predicted
 
 
 def train(config: Any, workdir: str) -> None:
@@ -35,6 +35,8 @@ def _single(config: Any, workdir: str, console: rich_console.Console) -> None:
   path = pathlib.Path(workdir)
   if config.task.name in ("detection", "instances", "segmentation"):
     marked.example(config, path, result)
+  if config.task.name == "prediction":
+    predicted.example(config, path, result)
   if jax.process_index():
     return
   training.plots.curves({"training": path / "metrics.jsonl"}, path / "plots" / "curves.png")

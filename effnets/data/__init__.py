@@ -16,6 +16,7 @@ from effnets.data import photos as photos
 from effnets.data import proportions as proportions
 from effnets.data import records as records
 from effnets.data import scenes as scenes
+from effnets.data import sequences as sequences
 from effnets.data import sources as sources
 from effnets.data import targets as targets
 from effnets.data import texts as texts

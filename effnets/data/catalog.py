@@ -40,9 +40,13 @@ KNOWN = {
   "coco": Known(80, _COCO),
   "coco/2017": Known(80, _COCO),
   "food101": Known(101, {"train": 75_750, "validation": 25_250}),
+  # Recordings of Human3.6M, 4 cameras; KITTI's raw ones, 2 cameras; towel-pick's trajectories.
+  "human36m": Known(1, {"train": 3_360, "validation": 1_440, "test": 1_440}, films=True),
   "imagenet2012": Known(1_000, {"train": 1_281_167, "validation": 50_000}),
+  "kitti": Known(1, {"train": 290, "validation": 6, "test": 6}, films=True),
   "oxford_flowers102": Known(102, {"train": 1_020, "validation": 1_020, "test": 6_149}),
   "oxford_iiit_pet": Known(37, {"train": 3_680, "test": 3_669}),
+  "robot": Known(1, {"train": 30_000, "validation": 256, "test": 256}, films=True),
   "svhn_cropped": Known(10, {"train": 73_257, "test": 26_032, "extra": 531_131}, 32),
   # Any folder of films, as the paper's: Moments in Time.
   "videos": Known(339, {"train": 802_264, "validation": 33_900, "test": 33_900}, films=True),

@@ -293,6 +293,10 @@ class Blank:
     """Returns no motion."""
     return np.zeros((len(numbers), self.height, self.width, 2), np.float32)
 
+  def actions(self, numbers: Sequence[int]) -> Float[np.ndarray, "t a"]:
+    """Returns no action, of the width that robots' have."""
+    return np.zeros((len(numbers), 4), np.float32)
+
 
 class Films:
   """What sources of films share. targets: whether a film can be of several classes."""

@@ -9,6 +9,7 @@ same one every time and in every process. Order, augmentation and batching are n
   pictures:PATH   pictures without labels, all below a folder (`pictures.py`)
   records:PATH    ArrayRecord data sets that `records.write` or `shards.write` made (`records.py`)
   digit_actions   films of moving digits (`digit_actions.py`)
+  moving_digits   films of digits that bounce at random (`moving_digits.py`)
   digit_scenes    several digits on a canvas, with boxes and masks (`digit_scenes.py`)
   coco:PATH       a COCO folder of pictures with boxes and masks (`coco.py`, `scenes.py`)
   segmentation:PATH  pictures with a class for each pixel (`segmentation.py`)
@@ -16,6 +17,10 @@ same one every time and in every process. Order, augmentation and batching are n
   glue:PATH       the folder of GLUE's download, several tasks at once (`texts.py`, `glue.py`);
                   `glue:tfds` takes them from TFDS (`tfds_glue.py`)
   videos:PATH     a folder of films, one sub-folder per class (`videos.py`)
+  frames:PATH     a folder of films to predict (`frames.py`)
+  human36m:PATH   Human3.6M's films or their frames (`human36m.py`)
+  kitti:PATH      KITTI's raw recordings (`kitti.py`)
+  robot:PATH      TFRecords of robots with their actions (`robot.py`)
   charades:PATH   Charades, films of several classes (`charades.py`)
   corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
   NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
@@ -41,9 +46,14 @@ _KINDS = {
   "digit_scenes": "effnets.data.digit_scenes",
   "digits": "effnets.data.digits",
   "folder": "effnets.data.folder",
+  "frames": "effnets.data.frames",
   "glue": "effnets.data.texts",
+  "human36m": "effnets.data.human36m",
+  "kitti": "effnets.data.kitti",
+  "moving_digits": "effnets.data.moving_digits",
   "pictures": "effnets.data.pictures",
   "records": "effnets.data.records",
+  "robot": "effnets.data.robot",
   "segmentation": "effnets.data.segmentation",
   "tfds": "effnets.data.tfds",
   "toy_glue": "effnets.data.texts",
@@ -55,9 +65,13 @@ _WITH_ARGUMENT = (
   "coco",
   "corrupted",
   "folder",
+  "frames",
   "glue",
+  "human36m",
+  "kitti",
   "pictures",
   "records",
+  "robot",
   "segmentation",
   "tfds",
   "videos",
@@ -170,13 +184,15 @@ def check_options(
 def whole_options(
   options: Mapping[str, Any], ranges: Mapping[str, tuple[int, int, int]], *, most: int, key: str
 ) -> dict[str, int]:
-  """Returns whole-numbered options of a source. ranges: lowest, highest and default; 0 for `most`.
+  """Returns whole-numbered options of a source.
+
+  ranges: lowest, highest and default, which is `most` if it is below the lowest.
 
   Raises: errors.UserError for a value outside its range.
   """
   values = {}
   for name, (low, high, default) in ranges.items():
-    default = default or most
+    default = default if default >= low else most
     value = values[name] = options.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
       raise errors.UserError(

@@ -22,7 +22,7 @@ from effnets import errors
 from effnets.data import clips, decode, recent, sources, video
 
 SPLITS = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test",)}
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _FLOW = ".npz"
 
 
@@ -66,7 +66,7 @@ class File:
         number += 1
     finally:
       file.release()
-    return _stacked([found[int(number)] for number in numbers], self.name)
+    return stacked([found[int(number)] for number in numbers], self.name)
 
 
 class Pictures:
@@ -75,7 +75,7 @@ class Pictures:
   def __init__(self, path: str, rate: float = 25.0):
     self.name, self.rate = path, rate
     self._paths = sorted(
-      entry.path for entry in os.scandir(path) if entry.name.lower().endswith(_PICTURES)
+      entry.path for entry in os.scandir(path) if entry.name.lower().endswith(PICTURES)
     )
     self.frames = len(self._paths)
     if not self._paths:
@@ -83,7 +83,7 @@ class Pictures:
 
   def read(self, numbers: Sequence[int]) -> UInt8[np.ndarray, "t h w 3"]:
     """Returns frames. Raises: sources.Unreadable."""
-    return _stacked([self._picture(self._paths[int(number)]) for number in numbers], self.name)
+    return stacked([self._picture(self._paths[int(number)]) for number in numbers], self.name)
 
   @staticmethod
   def _picture(path: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -93,7 +93,8 @@ class Pictures:
       raise sources.Unreadable(f"{path} ({error.strerror})") from error
 
 
-def _stacked(frames: list[np.ndarray], name: str) -> UInt8[np.ndarray, "t h w 3"]:
+def stacked(frames: list[np.ndarray], name: str) -> UInt8[np.ndarray, "t h w 3"]:
+  """Returns the frames of the film `name`. Raises: sources.Unreadable if their sizes differ."""
   sizes = {frame.shape[:2] for frame in frames}
   if len(sizes) > 1:
     shown = " and ".join(f"{w}x{h}" for h, w in sorted(sizes)[:2])

@@ -5,6 +5,8 @@
 
 from effnets.evaluation import comparison as comparison
 from effnets.evaluation import glue as glue
+from effnets.evaluation import perceptual as perceptual
+from effnets.evaluation import prediction as prediction
 from effnets.evaluation import robustness as robustness
 from effnets.evaluation import timing as timing
 from effnets.evaluation import voc as voc

@@ -6,6 +6,7 @@ from effnets.models import cifar as cifar
 from effnets.models import detector as detector
 from effnets.models import efficientdet as efficientdet
 from effnets.models import efficientnet as efficientnet
+from effnets.models import i3d as i3d
 from effnets.models import mask_rcnn as mask_rcnn
 from effnets.models import mixnet as mixnet
 from effnets.models import mnasnet as mnasnet
@@ -18,6 +19,8 @@ from effnets.models import scaling as scaling
 from effnets.models import segmentation as segmentation
 from effnets.models import spinenet as spinenet
 from effnets.models import ssd as ssd
+from effnets.models import vgg as vgg
+from effnets.models import video_prediction as video_prediction
 from effnets.models.counting import Count as Count
 from effnets.models.counting import count as count
 from effnets.models.folding import fold as fold

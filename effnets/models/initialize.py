@@ -53,6 +53,21 @@ class Normal(Initializer):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
+class Around(Initializer):
+  """Untruncated normal values of mean `mean` and standard deviation `std`."""
+
+  mean: float
+  std: float
+
+  def draw(self, rng, shape):
+    return np.float32(self.mean) + np.float32(self.std) * rng.standard_normal(shape, np.float32)
+
+  def __call__(self, key, shape, dtype=jnp.float32):
+    return self.mean + self.std * jax.random.normal(key, shape, dtype)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class Truncated(Initializer):
   """Normal values of mean 0 and deviation `std`, drawn again wherever beyond two deviations."""
 

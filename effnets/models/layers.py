@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "identity": lambda x: x,
   "relu": jax.nn.relu,
   "relu6": jax.nn.relu6,
+  "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.2),
   "swish": jax.nn.silu,
   "hard_swish": jax.nn.hard_silu,
   "sigmoid": jax.nn.sigmoid,
@@ -246,8 +247,8 @@ class BatchNorm(nn.Module):
   In training the moments are those of each example's group, and the running moments, float32 in
   `batch_stats`, move towards the mean of all groups' moments (if that collection is mutable). The
   variance is the biased one in both places; TensorFlow's fused kernel keeps the unbiased one.
-  initial_scale: of the parameter `scale`. alone: there is no convolution right before it, so that a
-  folded network has its scale too.
+  initial_scale: of the parameter `scale`, or how it is drawn. alone: there is no convolution right
+  before it, so that a folded network has its scale too.
 
   Auxiliary sets (see `NormSets`) are `scale_1`, `bias_1`, `mean_1`, `var_1` and so on, beside the
   main one, which thus is the same with and without them.
@@ -255,7 +256,7 @@ class BatchNorm(nn.Module):
 
   activation: str = "identity"
   settings: Settings = Settings()
-  initial_scale: float = 1.0
+  initial_scale: float | initialize.Initializer = 1.0
   alone: bool = False
 
   @nn.compact
@@ -276,7 +277,9 @@ class BatchNorm(nn.Module):
       scaled = x.astype(jnp.float32) * scale
       return ops.shift(scaled, bias, activation=self.activation).astype(x.dtype)
     zero, one = initialize.Constant(0.0), initialize.Constant(1.0)
-    initial = initialize.Constant(self.initial_scale)
+    initial = self.initial_scale
+    if not isinstance(initial, initialize.Initializer):
+      initial = initialize.Constant(initial)
     sets = []
     for index in range(norms.count):
       suffix = f"_{index}" if index else ""

@@ -27,8 +27,8 @@ class Entry:
   params: trainable parameters, exact. madds: multiply-adds of convolutions and dense layers.
   paper_params, paper_madds, paper_top1, paper_top5: as printed there (accuracies in percent).
   num_classes: of the published network. task: `classification`, `detection`, `segmentation`,
-  `video` or `text`, whose image_size is 0. tokens: of a text, for which the multiply-adds are;
-  frames: of a clip.
+  `video`, `prediction` of films, or `text`, whose image_size is 0. tokens: of a text, for which the
+  multiply-adds are; frames: of a clip.
   counted: height and width for which the multiply-adds are, if not those of a square of image_size.
   paper_ap: COCO box AP as printed there, in percent; paper_miou: mean IoU, in percent.
   """

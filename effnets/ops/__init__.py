@@ -4,11 +4,13 @@ from effnets.ops import anchors as anchors
 from effnets.ops import attacks as attacks
 from effnets.ops import boxes as boxes
 from effnets.ops import flow as flow
+from effnets.ops import losses as losses
 from effnets.ops import masks as masks
 from effnets.ops import matching as matching
 from effnets.ops import nms as nms
 from effnets.ops import resampling as resampling
 from effnets.ops import roi_align as roi_align
+from effnets.ops import similarity as similarity
 from effnets.ops.convolution import conv as conv
 from effnets.ops.convolution import resolve_padding as resolve_padding
 from effnets.ops.normalization import ACTIVATIONS as ACTIVATIONS

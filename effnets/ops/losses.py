@@ -73,3 +73,22 @@ def hardest(
   count = jnp.sum(counted, -1, keepdims=True)
   last = jnp.clip(jnp.round(share * count).astype(jnp.int32), 1, jnp.maximum(count, 1)) - 1
   return counted & (costs >= jnp.take_along_axis(ranked, last, -1))
+
+
+def gaussian_kl(
+  mean: Float[Array, "*n"],
+  log_variance: Float[Array, "*n"],
+  prior_mean: Float[Array, "*n"] | float = 0.0,
+  prior_log_variance: Float[Array, "*n"] | float = 0.0,
+) -> Float[Array, "*n"]:
+  """Returns KL(N(mean, e^log_variance) || N(prior_mean, e^prior_log_variance)), in nats.
+
+  One value a dimension, not reduced; the default prior is the standard normal.
+
+  >>> float(gaussian_kl(jnp.float32(0.3), jnp.float32(-0.5), -0.1, 0.2))
+  0.16379...
+  """
+  # Of nearly equal distributions the terms cancel: not a difference of numbers near 1.
+  wider = jnp.asarray(log_variance - prior_log_variance)
+  distance = jnp.square(mean - prior_mean) * jnp.exp(-jnp.asarray(prior_log_variance))
+  return 0.5 * (jnp.expm1(wider) - wider + distance)

@@ -161,11 +161,15 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]
     lambda z: jnp.clip(z, 0.0, 6.0),
     lambda z: ((z > 0.0) & (z < 6.0)).astype(z.dtype),
   ),
+  "leaky_relu": (lambda z: jnp.maximum(z, 0.2 * z), lambda z: jnp.where(z > 0.0, 1.0, 0.2)),
   "sigmoid": (_sigmoid, _sigmoid_slope),
   "hard_swish": (lambda z: z * _hard_sigmoid(z), _hard_swish_slope),
   "hard_sigmoid": (_hard_sigmoid, lambda z: ((z > -3.0) & (z < 3.0)) / 6.0),
 }
-"""Name -> (function, derivative); swish(z) = z sigmoid(z), hard_sigmoid(z) = relu6(z + 3) / 6."""
+"""Name -> (function, derivative); swish(z) = z sigmoid(z), hard_sigmoid(z) = relu6(z + 3) / 6.
+
+leaky_relu(z) = max(z, 0.2 z).
+"""
 
 # Of those, the ones whose fast form above no other runtime would recognise.
 _TEXTBOOK = {

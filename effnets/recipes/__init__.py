@@ -44,3 +44,6 @@ from effnets.recipes.transfer import transfer as transfer
 from effnets.recipes.video import assemblenet as assemblenet
 from effnets.recipes.video import clips as clips
 from effnets.recipes.video import digit_actions as digit_actions
+from effnets.recipes.video import moving_digits as moving_digits
+from effnets.recipes.video import prediction as prediction
+from effnets.recipes.video import svg_prime as svg_prime

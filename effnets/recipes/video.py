@@ -1,4 +1,4 @@
-"""Runs on clips: minutes on the embedded films, and the recipes of AssembleNet."""
+"""Runs on clips: minutes on the embedded films, the recipes of AssembleNet and of SVG'."""
 
 import ml_collections
 
@@ -76,5 +76,97 @@ def assemblenet(config: ml_collections.ConfigDict, name: str, *, labels: str = "
     {"learning_rate_per_examples": 1024, "weight_decay": 1e-4, "undecayed": ("bias$", "edges$")}
   )
   config.schedule.update({"name": "cosine", "warmup_epochs": 5.0})
+  config.checkpoint.update({"every_percent": 2.0, "keep": 3})
+  config.evaluation.every_percent = 10.0
+
+
+def prediction(
+  config: ml_collections.ConfigDict,
+  name: str,
+  *,
+  context: int,
+  horizon: int,
+  test_horizon: int,
+  latent: int = 10,
+) -> None:
+  """Sets the prediction of films and the model `name`: so many frames given, so many to tell."""
+  entry = models.entry(name)
+  config.task = ml_collections.ConfigDict(
+    {
+      "name": "prediction",
+      "context": context,
+      "horizon": horizon,  # frames told in training, and in evaluation
+      "test_horizon": test_horizon,
+      "loss": "l1",  # or l2
+      "beta": 1e-4,  # of the divergence, summed over the latent's channels and places
+      "samples": 100,  # futures of every clip in evaluation
+      "span": "predicted",  # frames of which features are compared; or all, with the context
+      "i3d": "",  # a file of I3D's weights for FVD, and of VGG16's for its cosine; empty: without
+      "vgg16": "",
+    }
+  )
+  config.augment = ml_collections.ConfigDict({"flip": 0.0})
+  config.model = ml_collections.ConfigDict(
+    {
+      "name": name,
+      "dtype": "float32",
+      "remat": "none",
+      "latent": latent,
+      "actions": 0,  # numbers of an action; 0: they are not read
+      "skips": "context",  # of the frame that helps to draw: context, official or last
+      "bn_mode": "running",  # of sampling; batch, as the official code has it
+    }
+  )
+  config.data.image_size = entry.image_size
+  config.data.clips = ml_collections.ConfigDict(
+    {
+      "stride": 1,
+      "short": "refuse",  # films shorter than a clip; or hold, which lets the last frame stand
+    }
+  )
+  config.optimizer.update({"name": "adam", "learning_rate": 3e-4, "clip_norm": 100.0})
+  config.schedule.update({"name": "constant"})
+  config.checkpoint.best_metric = "ssim_best"
+
+
+def moving_digits(
+  config: ml_collections.ConfigDict, name: str, *, steps: int, actions: bool = False
+) -> None:
+  """Sets the embedded films and a recipe of minutes for the tiny model `name`."""
+  prediction(config, name, context=3, horizon=5, test_horizon=10, latent=4)
+  config.data.source = "moving_digits"
+  if actions:
+    config.data.options.actions = 1
+    config.model.actions = 2
+  config.data.options.held_out = 96
+  config.task.samples = 10
+  config.batch_size = 8
+  config.eval_batch_size = 32
+  config.train.steps = steps
+  config.optimizer.learning_rate = 2e-3
+  config.schedule.update({"name": "cosine", "warmup_percent": 5.0})
+  config.evaluation.every_percent = 50.0
+
+
+def svg_prime(
+  config: ml_collections.ConfigDict,
+  name: str,
+  *,
+  context: int,
+  horizon: int,
+  test_horizon: int,
+) -> None:
+  """Sets what the large runs on films share, for the model `name`; the data are the caller's.
+
+  Batch 32, Adam at 3e-4 without decay of the rate, 300,000 steps, L1 and 1e-4 of the divergence.
+  Source: the sizes of SVG', as far as they are known; the rate of an unofficial code.
+  """
+  prediction(config, name, context=context, horizon=horizon, test_horizon=test_horizon)
+  config.model.update({"dtype": "bfloat16", "remat": "block"})
+  config.data.update({"workers": 16})
+  config.batch_norm.group = "global"
+  config.batch_size = 32
+  config.eval_batch_size = 32
+  config.train.steps = 300_000
   config.checkpoint.update({"every_percent": 2.0, "keep": 3})
   config.evaluation.every_percent = 10.0

@@ -8,6 +8,7 @@ from effnets.tasks.detection import Detection as Detection
 from effnets.tasks.distillation import Distillation as Distillation
 from effnets.tasks.instances import Instances as Instances
 from effnets.tasks.objects import ObjectTask as ObjectTask
+from effnets.tasks.prediction import Prediction as Prediction
 from effnets.tasks.registry import box_policy as box_policy
 from effnets.tasks.registry import create as create
 from effnets.tasks.registry import policy as policy

@@ -17,6 +17,7 @@ from effnets.tasks import (
   distillation,
   instances,
   learned_operations,
+  prediction,
   regions,
   scenes,
   segmentation,
@@ -519,6 +520,14 @@ def _video(
   )
 
 
+def _prediction(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> prediction.Prediction:
+  del num_classes
+  group = norm_group(config.batch_norm.group, placement, step_batch)
+  return prediction.create(config, placement, group=group, split=split(placement))
+
+
 def _is_on(setting: Any) -> bool:
   """Returns whether a setting of `config.augment` does anything."""
   if not isinstance(setting, dict):
@@ -582,6 +591,8 @@ def box_policy(config: Any) -> Any:
 
 def transform(config: Any, *, training: bool) -> Any:
   """Returns what brings scenes, or films, of a task to one size; None for other tasks."""
+  if config.task.name == "prediction":
+    return prediction.transform(config, training=training)
   if config.task.name == "video":
     return video.transform(config, training=training)
   reads = _SCENES.get(config.task.name)
@@ -603,6 +614,7 @@ _TASKS = {
   "advprop": _advprop,
   "distillation": _distillation,
   "learned_operations": _learned_operations,
+  "prediction": _prediction,
   "text": _text,
   "video": _video,
 }

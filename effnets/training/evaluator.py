@@ -54,6 +54,10 @@ class Predictor:
     """
     self._task, self._placement, self._batch_size = task, placement, batch_size
     self._predict = predict or task.predict
+    # Networks that judge predictions are arguments of the program, not constants in it.
+    judges = getattr(task, "judges", {})
+    whole = jax.tree.map(lambda _: placement.replicated, judges)
+    self._judges = {"judges": placement.put(judges, whole)} if judges else {}
     self._reading = reading
     self._compiled = None
     self._ahead: futures.Future | None = None
@@ -62,6 +66,7 @@ class Predictor:
     self, variables: PyTree, source: data.Source, transform: Callable | None = None
   ) -> None:
     """Starts compiling on a thread of its own for what `batches` will be given."""
+    variables = {**variables, **self._judges}
     variables = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), variables
     )
@@ -103,6 +108,7 @@ class Predictor:
     Unreadable examples are left out; `examples["index"]` says which are there.
     tally: see `data.eval_batches`.
     """
+    variables = {**variables, **self._judges}
     index, count = self._placement.processes
     host = data.eval_batches(
       source,

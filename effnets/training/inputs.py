@@ -97,8 +97,6 @@ def evaluation(
 
 def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
   """Returns what brings the pictures of `source` to the model's size, always in the same way."""
-  if "image" not in data.inputs(source):
-    return None
   own = tasks.transform(config, training=False)
   if own or "image" not in data.inputs(source):
     return own
@@ -116,8 +114,6 @@ def evaluation_transform(config: Any, source: data.Source) -> data.decode.Transf
 
 def training_transform(config: Any, source: data.Source) -> data.decode.Transform | None:
   """Returns what brings the pictures of `source` to the model's size in training."""
-  if "image" not in data.inputs(source):
-    return None
   own = tasks.transform(config, training=True)
   if own or "image" not in data.inputs(source):
     return own

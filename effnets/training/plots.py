@@ -12,7 +12,9 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 # Panels in the order of the picture: words that a metric's last name has, title, label with unit,
 # factor, logarithmic axis.
 _PANELS = (
-  (("loss",), "Loss", "cross-entropy [nats]", 1.0, False),
+  (("loss",), "Loss", "loss", 1.0, False),
+  (("psnr_best",), "PSNR, best sample", "PSNR [dB]", 1.0, False),
+  (("ssim_best",), "SSIM, best sample", "SSIM", 1.0, False),
   (("top1", "accuracy"), "Top-1 accuracy", "top-1 [%]", 100.0, False),
   (("top5",), "Top-5 accuracy", "top-5 [%]", 100.0, False),
   (("learning_rate", "lr"), "Learning rate", "learning rate", 1.0, True),

@@ -88,6 +88,10 @@ CONFIGS = (
   "configs/spinenet.py:49",
   "configs/spinenet.py:mask_rcnn",
   "configs/spinenet.py:mask_rcnn,49s",
+  "configs/video_prediction.py",
+  "configs/video_prediction.py:human36m",
+  "configs/video_prediction.py:kitti,k=1,m=1",
+  "configs/video_prediction.py:towel_pick,lstm",
 )
 
 # Classes and training examples of what the configs name beside public sets; nothing is opened.
@@ -98,6 +102,10 @@ _DATA = {
   ("charades:charades", "train"): (157, 7985),
   ("digit_actions", "train"): (8, 2048),
   ("digit_scenes", "train"): (10, 2048),
+  ("human36m:human36m", "train"): (1, 3360),
+  ("moving_digits", "train"): (1, 2048),
+  ("kitti:kitti", "train"): (1, 290),
+  ("robot:towel_pick_30k", "train"): (1, 30000),
   ("videos:moments_in_time", "train"): (339, 802264),
   ("videos:moments_in_time", "train[10%:]"): (339, 722038),
   ("segmentation:cityscapes", "train"): (19, 2975),

@@ -202,6 +202,7 @@ def test_activations():
     "hard_swish": x * hard,
     "sigmoid": sigmoid,
     "hard_sigmoid": hard,
+    "leaky_relu": np.where(x < 0, 0.2 * x, x),
   }
   assert want.keys() == layers.ACTIVATIONS.keys()
   for name, function in layers.ACTIVATIONS.items():

@@ -45,9 +45,8 @@ def _marked(name):
   return pytest.param(name, marks=pytest.mark.slow if slow else ())
 
 
-_IMAGES = [
-  name for name in models.list_models() if models.entry(name).task not in ("text", "video")
-]
+_OTHERS = ("text", "video", "prediction")
+_IMAGES = [name for name in models.list_models() if models.entry(name).task not in _OTHERS]
 
 
 @pytest.mark.parametrize("name", map(_marked, _IMAGES))

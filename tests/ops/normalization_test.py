@@ -16,6 +16,7 @@ _FUNCTIONS = {
   "swish": lambda z: z / (1 + np.exp(-z)),
   "relu": lambda z: np.maximum(z, 0),
   "relu6": lambda z: np.clip(z, 0, 6),
+  "leaky_relu": lambda z: np.where(z < 0, 0.2 * z, z),
   "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
   "hard_swish": lambda z: z * np.clip(z + 3, 0, 6) / 6,
   "hard_sigmoid": lambda z: np.clip(z + 3, 0, 6) / 6,
