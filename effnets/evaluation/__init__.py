@@ -4,6 +4,7 @@
 """
 
 from effnets.evaluation import comparison as comparison
+from effnets.evaluation import glimpses as glimpses
 from effnets.evaluation import glue as glue
 from effnets.evaluation import robustness as robustness
 from effnets.evaluation import timing as timing
