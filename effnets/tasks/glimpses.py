@@ -120,9 +120,6 @@ class Glimpses(classification.Classification):
       return evaluation.glimpses.grid_windows(places, **shape)
     return np.concatenate([tops, np.full_like(tops[..., :1], side)], -1)
 
-  def _decay(self, variables: base.Variables) -> Float[Array, ""]:
-    return decay(variables["params"], self.decay, self.location_decay)
-
 
 @dataclasses.dataclass(frozen=True)
 class Location(Glimpses):
@@ -173,7 +170,9 @@ class Location(Glimpses):
       "location_cross_entropy": (jnp.sum(jnp.minimum(entropy, LARGEST)), count),
       "location_top1": (jnp.sum(hits), count),
     }
-    loss = jnp.mean(batch["weight"] * entropy.mean(1)) + self._decay(variables)
+    # Weights that are frozen would only add a constant.
+    added = decay(variables["params"], 0.0, self.location_decay)
+    loss = jnp.mean(batch["weight"] * entropy.mean(1)) + added
     return loss, base.Aux(metrics, dict(state))
 
 
@@ -218,8 +217,8 @@ class Reinforcement(Glimpses):
     metrics["reward"] = (jnp.sum(rewards.mean(0)), count)
     metrics["reinforce"] = (jnp.sum(policy), count)
     each = self.reinforce_weight * policy + self.cross_entropy_weight * entropy.mean(0)
-    loss = jnp.mean(batch["weight"] * each) + self._decay(variables)
-    return loss, base.Aux(metrics, state)
+    added = decay(variables["params"], self.decay, self.location_decay)
+    return jnp.mean(batch["weight"] * each) + added, base.Aux(metrics, state)
 
   def episodes(
     self,
