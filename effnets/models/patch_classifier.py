@@ -70,6 +70,10 @@ class PatchClassifier(nn.Module):
     """The classifier's."""
     return self.network.module.epsilon
 
+  def norm_epsilon(self, name: str) -> float:
+    """Returns the epsilon of the norms in the top-level part `name`."""
+    return self.locate.module.epsilon if name == "locator" else self.epsilon
+
   @property
   def receptive_field(self) -> int:
     """Side of a patch of the Saccader's picture."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from effnets import errors, evaluation, models, ops, parallel, streams
 from effnets.models import saccader
@@ -91,9 +91,13 @@ class Glimpses(classification.Classification):
 
   def predict(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
     """Returns `logits`, `patch_logits` (b t k) and where it looked, see the module's `look`."""
-    images = self.placement.split_images(self._inputs(batch["image"]))
+    images = self.placement.split_images(self.inputs(batch["image"]))
     found = self.module.apply(variables, images, train=False, method="look")
     return {name: value for name, value in found.items() if name != "location_logits"}
+
+  def inputs(self, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Returns pictures in [0, 255] as the network takes them."""
+    return self._inputs(images)
 
   @property
   def figures(self) -> tuple[str, ...]:
@@ -320,7 +324,7 @@ def learning(
 
 
 def compare(
-  task: classification.Classification,
+  task: Glimpses,
   policies: tuple[str, ...],
   count: int,
   seed: int,
@@ -334,7 +338,7 @@ def compare(
   module = task.module
 
   def predict(variables, batch):
-    images = task.placement.split_images(task._inputs(batch["image"]))
+    images = task.placement.split_images(task.inputs(batch["image"]))
     ends = module.apply(variables, images, train=False, method="maps")
     values = saccader.flat(ends["logits2d"])
     root = streams.stream(jax.random.key(seed), "look")

@@ -137,6 +137,13 @@ def test_predictions_of_the_last_stage(finished, tmp_path):
   commands.predict(config, str(workdir))
   head, line = (workdir / "predictions.csv").read_text().splitlines()
   assert head.startswith("picture,class_1,probability_1") and line.split(",")[1] in "0123456789"
+  assert Image.open(workdir / "predictions" / "00000_black.png").size == (256, 256)
+  found = np.load(workdir / "predictions" / "00000_black.npz")
+  assert found["windows"].shape == (2, 3) and (found["windows"] % 4 == [0, 0, 1]).all()
+  np.testing.assert_allclose(found["location_probabilities"].sum((1, 2)), 1, rtol=1e-5)
+  row, column = found["windows"][0, :2] // 4
+  assert found["location_probabilities"][0].argmax() == 4 * row + column
+  np.testing.assert_array_equal(found["patch_logits"][0], found["logits2d"][row, column])
 
 
 @pytest.mark.parametrize("name, before", [("locate", "represent"), ("patches", "reinforce")])
