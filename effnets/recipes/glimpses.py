@@ -146,9 +146,9 @@ def saccader_patches(
 def saccader_digits(config: ml_collections.ConfigDict, *, steps: int = 1000) -> None:
   """Sets whole digits of 8 to 13 pixels among fragments of others, on 64, and a BagNet of 17.
 
-  steps: of the first stage, and of policy gradient; where to look is learned in half as many. In the
-  mean of 144 patches, few of which have the digit in them, logits have grown many times as large as
-  those of six patches should be; they have to shrink before policy gradient brings anything.
+  steps: of the first stage, and of policy gradient; where to look is learned in half as many. In
+  the mean of 144 patches, few of which have the digit in them, logits have grown many times as
+  large as those of six patches should be; they have to shrink before policy gradient helps.
   """
   config.data.source = "cluttered_digits"
   config.data.options.update({"canvas": 64, "digits": "tiny", "copies": 10, "clutter": 8})
