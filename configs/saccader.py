@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   else:
     if args.bagnet:
       raise errors.UserError(f"the config's argument bagnet={args.bagnet} goes with imagenet.")
-    recipes.saccader_digits(config, steps=args.steps or 1000)
+    recipes.saccader_digits(config, steps=args.steps or 800)
     if "larger" in args.words:
       config.pipeline.evaluation.sizes = (96,)
     if "patches" in args.words:

@@ -143,12 +143,13 @@ def saccader_patches(
   pipeline.stages += ",patches"
 
 
-def saccader_digits(config: ml_collections.ConfigDict, *, steps: int = 1000) -> None:
+def saccader_digits(config: ml_collections.ConfigDict, *, steps: int = 800) -> None:
   """Sets whole digits of 8 to 13 pixels among fragments of others, on 64, and a BagNet of 17.
 
-  steps: of the first stage, and of policy gradient; where to look is learned in half as many. In
-  the mean of 144 patches, few of which have the digit in them, logits have grown many times as
-  large as those of six patches should be; they have to shrink before policy gradient helps.
+  steps: of the first stage. Where to look is learned in half as many. Policy gradient takes more:
+  in the mean of 144 patches, few of which have the digit in them, logits have grown many times as
+  large as those of six patches should be, and have to shrink before anything is gained. Controls
+  that begin anew have as many as all stages that change the network of patches.
   """
   config.data.source = "cluttered_digits"
   config.data.options.update({"canvas": 64, "digits": "tiny", "copies": 10, "clutter": 8})
@@ -163,21 +164,27 @@ def saccader_digits(config: ml_collections.ConfigDict, *, steps: int = 1000) -> 
   config.checkpoint.update({"every_percent": 50.0, "keep": 1})
   config.tensorboard = False
   saccades = {"name": "saccader_mini", "glimpses": 6}
+  more = max(1, 5 * steps // 4)
   config.pipeline = saccader(
     locate={
       "model": {**saccades, "glimpses": 8},
       "train": {"steps": max(1, steps // 2)},
       "optimizer": {"learning_rate": 0.003},
     },
-    reinforce={"model": saccades, "optimizer": {"learning_rate": 0.0015}},
+    reinforce={
+      "model": saccades,
+      "train": {"steps": more},
+      "optimizer": {"learning_rate": 0.0015},
+    },
     dram={
       "model": {"name": "dram_mini", "glimpses": 6},
-      "train": {"steps": 2 * steps},
+      "train": {"steps": steps + more},
       "optimizer": {"learning_rate": 0.003},
       "glimpses": {"samples": 1, "reinforce_weight": 0.1, "location_decay": 0.0},
     },
     full={
       "model": {"name": "efficientnet_tiny", "momentum": 0.9},
+      "train": {"steps": steps + more},
       "optimizer": {"learning_rate": 0.01},
     },
     evaluation={"glimpses": 12},
