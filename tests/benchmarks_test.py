@@ -78,6 +78,7 @@ def test_suppression_keeps_what_the_programs_keep_that_it_is_measured_against(mo
   assert len(rows) == 4 and all(row.endswith("100.0%") for row in rows)
 
 
+@pytest.mark.slow
 def test_more_glimpses_beside_more_passes(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["saccader.py", "--batch", "1", "--rounds", "1"])
   _load("saccader").main()
