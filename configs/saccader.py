@@ -3,7 +3,9 @@
 `configs/saccader.py`: whole digits of 8 to 13 pixels somewhere among fragments of others, on 64
 pixels; a network of patches of 17 pixels, a location network that learns by itself, and policy
 gradient; some eight minutes on two CPU cores. A few patches tell as much as all of them, and more
-than as many at random.
+than as many at random: after 1,000 and 500 steps, six places of the location network got 88.0 % of
+the test digits, all patches 87.4 %, six at random 30.6 %; after 1,000 more of policy gradient it
+was 87.4 % (seed 0).
 `configs/saccader.py:patches`: then an EfficientNet for the patches, cut from pictures of 96 pixels.
 `configs/saccader.py:imagenet`: the paper's run, BagNet-77-lowD at 224 pixels; TPU slices; 70.3 %
 top-1 with 6 glimpses published.
