@@ -93,8 +93,10 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
   path = pathlib.Path(workdir)
   pipeline = _Pipeline(config, path)
   pipeline.check()
-  free = ("pipeline.stages", "pipeline.evaluation")
-  parallel.on_first(lambda: workdirs.claim(path, config, free=free))
+  # Every stage's own config is compared with that in its folder.
+  free = ("stages", "evaluation", "classifier_weights", *STAGES)
+  keys = [f"pipeline.{name}" for name in free]
+  parallel.on_first(lambda: workdirs.claim(path, config, free=keys))
   found = {name: pipeline.train(name) for name in pipeline.stages}
   policies, sizes, pictures = {}, {}, []
   for name, stage in found.items():

@@ -212,6 +212,10 @@ def test_stages_start_from_their_predecessors(monkeypatch, tmp_path):
   assert ready.task.module.patch_size(48) == 25 and ready.task.frozen == ("locator",)
   shapes = jax.tree.map(np.shape, fake.initial["patches"])
   assert shapes == jax.tree.map(np.shape, ready.task.abstract())
+  # A finished stage cannot become another one.
+  other = nano(stages="represent", represent={"batch_size": 16})
+  with pytest.raises(errors.UserError, match="config.batch_size: 8 there, 16 now"):
+    saccader._Pipeline(other, tmp_path).train("represent")
   # Once more: nothing trains.
   fake.initial.clear()
   again = saccader._Pipeline(nano(":patches", stages="locate"), tmp_path)
