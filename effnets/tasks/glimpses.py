@@ -116,7 +116,9 @@ class Glimpses(classification.Classification):
     size = self.image_size
     if isinstance(self.module, models.dram.DRAM):
       side = self.module.patch
-      tops = np.asarray(ops.glimpses.patch_top(outputs["locations"], size, side))
+      # As `ops.glimpses.patch_top`, on the host: the loop moves nothing to the device by itself.
+      at = np.float32(size) * (np.asarray(outputs["locations"], np.float32) + 3) - side
+      tops = np.trunc(at / 2).astype(int) - size
     else:
       grid, field = self.module.grid(size), self.module.field
       places = np.asarray(outputs["places"])

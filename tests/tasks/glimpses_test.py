@@ -253,6 +253,16 @@ def test_figures_tell_what_was_looked_at():
   assert figures["diversity"] == pytest.approx((apart.mean() + 0) / 2)
 
 
+def test_windows_of_dram_are_the_patches_that_it_takes():
+  task = _task(_config(model="dram_mini", size=24, samples=1))
+  points = np.random.default_rng(0).uniform(-1, 1, (3, 5, 2)).astype(np.float32)
+  tops = np.asarray(ops.glimpses.patch_top(jnp.asarray(points), 24, 17))
+  with jax.transfer_guard("disallow"):  # as inside the loop
+    found = task.windows({"locations": points})
+  np.testing.assert_array_equal(found[..., :2], tops)
+  assert (found[..., 2] == 17).all()
+
+
 @pytest.mark.parametrize(
   ("changes", "words"),
   [
