@@ -21,7 +21,7 @@ _OPEN = re.compile(
 )
 # Sections of a pipeline that hold overrides of the whole config, for one stage or run.
 _STAGE = re.compile(
-  r"(pipeline\.(?:teacher|filter|single|multi|student|pretrain|tune|finetune|(?:students|more_teachers)\.\w+|runs\.\w+|axes\.\w+\.\w+)\.)([\w.]+)"
+  r"(pipeline\.(?:teacher|filter|single|multi|student|pretrain|tune|finetune|represent|locate|reinforce|reinforce_only|dram|full|patches|(?:students|more_teachers)\.\w+|runs\.\w+|axes\.\w+\.\w+)\.)([\w.]+)"
 )
 
 _POSITIVE = (lambda v: v >= 1, "at least 1")

@@ -42,6 +42,10 @@ PLANS = {
     ("configs/efficientdet.py:d4", "v3-128", [SCENES]),
     ("configs/efficientdet.py:d7x", "v5p-256", [SCENES, "--config.mesh.space=2"]),
   ],
+  "saccader": [
+    ("configs/saccader.py:imagenet", "v5e-64", [f"--config.plan.stage={stage}"])
+    for stage in ("represent", "locate", "reinforce")
+  ],
   "spinenet": [("configs/spinenet.py:mask_rcnn,190", "v5p-256", [SCENES])],
 }
 

@@ -76,3 +76,15 @@ def test_suppression_keeps_what_the_programs_keep_that_it_is_measured_against(mo
   _load("detection").main()
   rows = capsys.readouterr().out.splitlines()[2:]
   assert len(rows) == 4 and all(row.endswith("100.0%") for row in rows)
+
+
+@pytest.mark.slow
+def test_more_glimpses_beside_more_passes(monkeypatch, capsys):
+  monkeypatch.setattr(sys, "argv", ["saccader.py", "--batch", "1", "--rounds", "1"])
+  _load("saccader").main()
+  head, *rows = capsys.readouterr().out.splitlines()
+  assert head.startswith("saccader_mini, batch 1") and rows[0].endswith("1.00x")
+  assert [row.split("  ")[0] for row in rows] == [
+    *("1 glimpses", "2 glimpses", "6 glimpses", "12 glimpses", "all patches"),
+    *("2 patches, one by one", "6 patches, one by one", "12 patches, one by one"),
+  ]

@@ -117,6 +117,25 @@ def test_the_recipe_of_every_member(member):
       {"augment.randaugment.layers": 1, "augment.randaugment.magnitude": 6.0},
     ),
     ("efficientnet.py:l2,imagenet", {"model.name": "efficientnet_l2", "data.image_size": 800}),
+    # The published config files: glimpses of both stages, crop, decay, DRAM's weight of rewards.
+    (
+      "saccader.py:imagenet",
+      {
+        "data.crop_padding": 22,
+        "data.interpolation": "bicubic",
+        "optimizer.weight_decay": 8e-5,
+        "glimpses.decay": 8e-5,
+        "glimpses.location_decay": 8e-5,
+        "pipeline.locate.model.glimpses": 12,
+        "pipeline.reinforce.model.glimpses": 6,
+        "pipeline.dram.glimpses.reinforce_weight": 0.1,
+        "pipeline.dram.glimpses.location_decay": 0.0,
+      },
+    ),
+    (
+      "saccader.py:imagenet,patches",
+      {"pipeline.patches.data.image_size": 331, "pipeline.patches.data.crop_padding": 33},
+    ),
   ],
 )
 def test_recipes_are_the_sheets(config, values):
@@ -402,6 +421,9 @@ def test_fine_tuning_on_a_folder():
     ("randaugment.py:digits,b5", "'b5' does not go with 'digits', which has a network of its own"),
     ("randaugment.py:policy=random", "policy='random' is not a policy.*Nearest: 'randaugment'"),
     ("randaugment.py:grid,policy=none", "policy='none' has no N and M"),
+    ("saccader.py:imagenet,bagnet=21", "argument bagnet=21 is not a size"),
+    ("saccader.py:bagnet=33", "bagnet=33 goes with imagenet"),
+    ("saccader.py:classifier=resnet50", "classifier='resnet50' goes with the word patches"),
     ("finetune.py:linear_probe", "linear_probe needs a trained network: weights=NAME:SOURCE"),
     ("finetune.py:weights=mixnet_q", "config.weights: weights name='mixnet_q' .*'mixnet_"),
     ("finetune.py:weights=run:/no/where", "config.weights: --workdir=/no/where holds no run"),
@@ -416,7 +438,7 @@ def test_mistakes_in_arguments(config, message):
   "name",
   [
     *("efficientnet.py", "mixnet.py", "mnasnet.py", "mobilenetv3.py", "noisy_student.py"),
-    *("efficientdet.py", "mnasfpn.py", "randaugment.py", "spinenet.py"),
+    *("efficientdet.py", "mnasfpn.py", "randaugment.py", "saccader.py", "spinenet.py"),
     *("mobilenetv3.py:digit_scenes", "mobilenetv3.py:digit_scenes_seg", "spinenet.py:mask_rcnn"),
   ],
 )

@@ -13,7 +13,13 @@ from jaxtyping import Float
 from rich import console as rich_console
 
 from effnets import data, errors, tasks, training, workdirs
-from effnets.commands import predict_boxes, predict_pixels, predict_texts, predicted
+from effnets.commands import (
+  predict_boxes,
+  predict_glimpses,
+  predict_pixels,
+  predict_texts,
+  predicted,
+)
 from effnets.commands import trained as models
 from effnets.data import video
 
@@ -35,7 +41,8 @@ class Prediction:
 def predict(config: Any, workdir: str) -> None:
   """Prints the five likeliest classes of the pictures in `config.input`, and writes them all.
 
-  Detectors, segmentation and texts: see `predict_boxes`, `predict_pixels` and `predict_texts`.
+  Detectors, segmentation and texts: see `predict_boxes`, `predict_pixels` and `predict_texts`;
+  where networks of glimpses looked: `predict_glimpses`.
   They go to `predictions.csv` in `workdir`: picture, class_1, probability_1, class_2, …
 
   Raises: UserError if there is no model, no picture, or one cannot be read.
@@ -61,6 +68,8 @@ def predict(config: Any, workdir: str) -> None:
     )
   names = models.class_names(config, trained)
   predictions = _predictions(trained, pictures, names)
+  if isinstance(trained.task, tasks.glimpses.Glimpses):
+    predict_glimpses.draw(workdir, trained, pictures)
   if jax.process_index():  # works along with the others; the first process tells
     collections.deque(predictions, maxlen=0)
     return

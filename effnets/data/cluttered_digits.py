@@ -3,7 +3,7 @@
 Each picture is a canvas, 64 pixels wide unless the option says otherwise, with
 
   - one whole digit of `digits`, which gives the label, 3/16 to 5/16 of the canvas wide, or with
-    `digits="large"` 3/8 to 5/8;
+    `digits="large"` 3/8 to 5/8, with `digits="tiny"` 1/8 to 5/24;
   - `clutter` fragments (default 8): windows of half the width, cut from digits of the same split
     drawn at sizes of the same range; none touches the whole digit's box;
   - white ink on black, or (`background="photos"`) on a part of one of scikit-learn's two sample
@@ -32,7 +32,9 @@ from effnets import errors
 from effnets.data import digits, draws, sources
 
 # Valid values, the first being the default.
-_WORDS = {"background": ("plain", "photos"), "digits": ("small", "large")}
+_WORDS = {"background": ("plain", "photos"), "digits": ("small", "large", "tiny")}
+# Six times the width of digits, that of small ones being 1.
+_SIXTHS = {"small": 6, "large": 12, "tiny": 4}
 # Smallest, largest and default value.
 _WHOLE = {"canvas": (32, 128, 64), "clutter": (0, 64, 8), "copies": (1, 100, 4)}
 _COLUMNS = {"validation": (320, 448), "test": (448, 640)}
@@ -42,7 +44,7 @@ _TRIES = 20
 
 
 class ClutteredDigits:
-  """One split. canvas: side of the pictures. clutter, copies, large: see above. photos: behind."""
+  """One split. canvas: side of the pictures. clutter, copies, size: see above. photos: behind."""
 
   num_classes = digits.Digits.num_classes
   class_names = digits.Digits.class_names
@@ -56,11 +58,11 @@ class ClutteredDigits:
     clutter: int,
     copies: int,
     photos: bool,
-    large: bool,
+    size: str,
   ):
     """Holds `copies` pictures of every digit of `source`."""
     self.name, self.image_size = name, canvas
-    self.clutter, self.copies, self._large = clutter, copies, large
+    self.clutter, self.copies, self._digits = clutter, copies, size
     self._source = source
     self._columns = _COLUMNS.get(source.name.partition("/")[2], _TRAIN_COLUMNS) if photos else None
 
@@ -95,8 +97,9 @@ class ClutteredDigits:
 
   def _sides(self) -> tuple[int, int]:
     """Returns the smallest and largest width of a digit in pixels."""
-    canvas = 2 * self.image_size if self._large else self.image_size
-    return -(-3 * canvas // 16), 5 * canvas // 16
+    # In sixths of a pixel, which are whole numbers.
+    canvas = _SIXTHS[self._digits] * self.image_size
+    return -(-3 * canvas // 96), 5 * canvas // 96
 
   def _place(self, index: int) -> tuple[int, int, int]:
     rng = self._draws(index)("place")
@@ -161,7 +164,7 @@ def open_split(
     if options.get(name, valid[0]) not in valid:
       raise errors.unknown(f"{key}.options.{name}", options[name], "one of its values", valid)
   values["photos"] = options.get("background") == "photos"
-  values["large"] = options.get("digits") == "large"
+  values["size"] = options.get("digits", "small")
   return ClutteredDigits(f"cluttered_digits/{split}", source, **values)
 
 

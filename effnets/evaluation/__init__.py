@@ -4,6 +4,7 @@
 """
 
 from effnets.evaluation import comparison as comparison
+from effnets.evaluation import glimpses as glimpses
 from effnets.evaluation import glue as glue
 from effnets.evaluation import perceptual as perceptual
 from effnets.evaluation import prediction as prediction

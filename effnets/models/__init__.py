@@ -1,9 +1,11 @@
 """Flax modules, the model registry, initial values and counts."""
 
 from effnets.models import assemblenet as assemblenet
+from effnets.models import bagnet as bagnet
 from effnets.models import bert as bert
 from effnets.models import cifar as cifar
 from effnets.models import detector as detector
+from effnets.models import dram as dram
 from effnets.models import efficientdet as efficientdet
 from effnets.models import efficientnet as efficientnet
 from effnets.models import i3d as i3d
@@ -12,9 +14,11 @@ from effnets.models import mixnet as mixnet
 from effnets.models import mnasnet as mnasnet
 from effnets.models import mobile_detectors as mobile_detectors
 from effnets.models import mobilenet as mobilenet
+from effnets.models import patch_classifier as patch_classifier
 from effnets.models import pyramids as pyramids
 from effnets.models import resnet as resnet
 from effnets.models import retinanet as retinanet
+from effnets.models import saccader as saccader
 from effnets.models import scaling as scaling
 from effnets.models import segmentation as segmentation
 from effnets.models import spinenet as spinenet

@@ -139,5 +139,9 @@ def create(name: str, settings: Mapping[str, Any], *, taps: Mapping[int, str] = 
     known = registry.list_models(task="classification")
     raise errors.unknown("config.model.backbone", name, "a classifier", known)
   have = entry.settings()
+  if not hasattr(registry.create(name), "level_ends"):
+    raise errors.UserError(
+      f"config.model.backbone={name!r} has no levels, since it does not pad; take another network."
+    )
   module = registry.create(name, **{k: v for k, v in settings.items() if k in have})
   return Body(module, tuple(sorted(taps.items())))

@@ -4,6 +4,7 @@ from effnets.ops import anchors as anchors
 from effnets.ops import attacks as attacks
 from effnets.ops import boxes as boxes
 from effnets.ops import flow as flow
+from effnets.ops import glimpses as glimpses
 from effnets.ops import losses as losses
 from effnets.ops import masks as masks
 from effnets.ops import matching as matching

@@ -8,9 +8,14 @@ from typing import Any
 from rich import console as rich_console
 
 from effnets import errors
-from effnets.pipelines import bam, noisy_student, sweep
+from effnets.pipelines import bam, noisy_student, saccader, sweep
 
-_PIPELINES = {"bam": bam, "noisy_student": noisy_student, "sweep": sweep}
+_PIPELINES = {
+  "bam": bam,
+  "noisy_student": noisy_student,
+  "saccader": saccader,
+  "sweep": sweep,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,11 @@ from effnets.recipes.detection import segmenter as segmenter
 from effnets.recipes.detection import spinenet_coco as spinenet_coco
 from effnets.recipes.detection import ssd_losses as ssd_losses
 from effnets.recipes.detection import ssdlite_coco as ssdlite_coco
+from effnets.recipes.glimpses import bagnet as bagnet
+from effnets.recipes.glimpses import saccader as saccader
+from effnets.recipes.glimpses import saccader_digits as saccader_digits
+from effnets.recipes.glimpses import saccader_imagenet as saccader_imagenet
+from effnets.recipes.glimpses import saccader_patches as saccader_patches
 from effnets.recipes.pipelines import bam as bam
 from effnets.recipes.pipelines import learned_operations as learned_operations
 from effnets.recipes.pipelines import noisy_student as noisy_student

@@ -1,5 +1,6 @@
 """Learning problems: how a model's outputs become a loss, predictions and metrics."""
 
+from effnets.tasks import glimpses as glimpses
 from effnets.tasks import learned_operations as learned_operations
 from effnets.tasks.base import Aux as Aux
 from effnets.tasks.base import Task as Task

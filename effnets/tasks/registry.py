@@ -15,6 +15,7 @@ from effnets.tasks import (
   classification,
   detection,
   distillation,
+  glimpses,
   instances,
   learned_operations,
   prediction,
@@ -96,16 +97,18 @@ def split(placement: parallel.Placement) -> ops.Split | None:
 
 
 def _classification(
-  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+  config: Any,
+  placement: parallel.Placement,
+  num_classes: int,
+  step_batch: int,
+  kind: str = "classification",
 ) -> classification.Classification:
   settings = config.model.to_dict()
   name = settings.pop("name")
   entry = models.entry(name)
-  if entry.task != "classification":
-    known = models.list_models(task="classification")
-    raise errors.unknown(
-      "config.model.name", name, "a classifier", known, "`python -m effnets.zoo`"
-    )
+  if entry.task != kind:
+    known, words = models.list_models(task=kind), _KINDS[kind]
+    raise errors.unknown("config.model.name", name, words, known, "`python -m effnets.zoo`")
   module = models.create(
     name,
     num_classes=num_classes,
@@ -142,6 +145,21 @@ def _classification(
     mixup_group=task.mixup_group,
     dtype=jnp.dtype(config.model.dtype),
   )
+
+
+# What models of a task are called in messages.
+_KINDS = {"classification": "a classifier", "glimpses": "a network that looks at patches"}
+
+
+def _glimpses(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> classification.Classification:
+  """Returns the task of a network that looks at patches; `config.glimpses` says how it learns."""
+  values = glimpses.settings(config)
+  made = ml_collections.ConfigDict(config.to_dict())
+  made.model.image_size = config.data.image_size
+  plain = _classification(made, placement, num_classes, step_batch, "glimpses")
+  return glimpses.learning(plain, config.task.name, values)
 
 
 def _distillation(
@@ -613,6 +631,9 @@ _TASKS = {
   "segmentation": _segmentation,
   "advprop": _advprop,
   "distillation": _distillation,
+  "location": _glimpses,
+  "patches": _glimpses,
+  "reinforcement": _glimpses,
   "learned_operations": _learned_operations,
   "prediction": _prediction,
   "text": _text,

@@ -166,6 +166,13 @@ def test_options_leave_the_rest_alone():
     assert small.box(index) == large.box(place[int(small._source.indices[index])])
 
 
+def test_tiny_digits_are_two_thirds_as_wide():
+  source = _open("test", digits="tiny", canvas=96, clutter=30)
+  sides = [source.box(i)[2] - source.box(i)[0] for i in range(100)]
+  # An eighth of 96 to five 24ths.
+  assert (min(sides), max(sides)) == (12, 20)
+
+
 def test_large_digits_are_twice_as_wide():
   source = _open("test", digits="large", clutter=30)
   for index in range(0, 400, 40):
@@ -207,7 +214,10 @@ def test_digits_grow_to_any_side(side):
       {"background": "photo"},
       r"options.background='photo' is not one of its values. Near.*'photos'",
     ),
-    ({"digits": "big"}, r"options.digits='big' is not one of its values. Valid: 'large', 'small'"),
+    (
+      {"digits": "big"},
+      r"options.digits='big' is not one of its values. Valid: 'large', 'small', 'tiny'",
+    ),
     ({"labels": 105}, r"options.labels=105 must be a multiple of 10"),
     ({"canvass": 64}, r"options='canvass' is not an option of cluttered_digits. Near.*'canvas'"),
   ],

@@ -64,6 +64,9 @@ CONFIGS = (
   "configs/randaugment.py:coco",
   "configs/randaugment.py:imagenet",
   "configs/randaugment.py:svhn,wide_resnet_28_2",
+  "configs/saccader.py",
+  "configs/saccader.py:imagenet",
+  "configs/saccader.py:imagenet,patches",
   "configs/retrain.py",
   "configs/retrain.py:assemblenet",
   "configs/retrain.py:imagenet",
@@ -97,6 +100,7 @@ CONFIGS = (
 # Classes and training examples of what the configs name beside public sets; nothing is opened.
 _DATA = {
   ("coco:coco", "train"): (90, 118287),
+  ("cluttered_digits", "train"): (10, 11970),
   ("digits", "train"): (10, 1197),
   ("digits", "labelled"): (10, 100),
   ("charades:charades", "train"): (157, 7985),
@@ -210,7 +214,10 @@ def _shown(value: float | tuple[float, ...]) -> str:
 
 def _traced(module: nn.Module) -> list[tuple[tuple[str, ...], tuple[int, ...], str]]:
   """Returns path, shape and initialiser of every variable; the image's size is immaterial."""
-  run, arguments = initialize.trace(module, 64)
+  # Networks of patches need room for some of them.
+  run, arguments = initialize.trace(
+    module, module.image_size if hasattr(module, "receptive_field") else 64
+  )
   tree = traverse_util.flatten_dict(dict(jax.eval_shape(run, *arguments)))
   initializers = {}
   for (collection, *scope, last), value in tree.items():
