@@ -10,9 +10,9 @@ from effnets.tasks.distillation import Distillation as Distillation
 from effnets.tasks.instances import Instances as Instances
 from effnets.tasks.objects import ObjectTask as ObjectTask
 from effnets.tasks.prediction import Prediction as Prediction
-from effnets.tasks.registry import box_policy as box_policy
 from effnets.tasks.registry import create as create
-from effnets.tasks.registry import policy as policy
 from effnets.tasks.registry import transform as transform
+from effnets.tasks.scene_tasks import box_policy as box_policy
 from effnets.tasks.segmentation import Segmentation as Segmentation
+from effnets.tasks.settings import policy as policy
 from effnets.tasks.text import Text as Text

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from effnets import errors, ops, parallel, tasks
-from effnets.tasks import registry
+from effnets.tasks import settings
 from tests.training import tiny
 
 
@@ -22,14 +22,14 @@ def test_groups(setting, images, execution):
   expected = ops.Group(images)
   if execution == "shard_map":
     expected = ops.Group(images, ("data", "fsdp"), 8)
-  assert registry.norm_group(setting, place(execution=execution), 32) == expected
+  assert settings.norm_group(setting, place(execution=execution), 32) == expected
 
 
 def test_the_papers_group_grows_with_the_number_of_devices():
   class Wide:  # 1,024 devices, which no test machine has
     batch_shards, execution = 1024, "jit"
 
-  assert registry.norm_group("tpu", Wide, 4096) == ops.Group(4 * 128)
+  assert settings.norm_group("tpu", Wide, 4096) == ops.Group(4 * 128)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_papers_group_grows_with_the_number_of_devices():
 )
 def test_groups_that_are_none(setting, message):
   with pytest.raises(errors.UserError, match=message):
-    registry.norm_group(setting, place(), 32)
+    settings.norm_group(setting, place(), 32)
 
 
 @pytest.mark.parametrize(
