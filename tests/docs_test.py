@@ -114,7 +114,7 @@ def test_code_runs(document):
 
 def test_costs_in_the_readme_are_those_of_the_stored_plans():
   rows = re.findall(
-    r"^\| \[(\w+)\]\(experiments/(\w+)/README\.md\)[^|]* \| (\S+) \| ([\d.]+) of (\d+) GiB "
+    r"^\| \[(\w+)\]\(experiments/(\w+)/[\w.]+\)[^|]* \| (\S+) \| ([\d.]+) of (\d+) GiB "
     r"\| ([\d,.]+) \| ([\d,]+) \|$",
     (ROOT / "README.md").read_text("utf-8"),
     re.MULTILINE,
