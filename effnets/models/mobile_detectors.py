@@ -93,7 +93,7 @@ _mnasfpn(
   params=170_351,
   madds=34.0e6,
   **{"width": 32, "num_classes": 11, "image_size": 128, "head_width": 32, "head_repeats": 2},
-  # A tower of 32 channels for both learns where a digit is, not which one. Slower averages would lag
-  # behind runs of hundreds of steps.
+  # One tower of 32 channels for both learns where a digit is, not which one. Slower averages would
+  # lag behind runs of hundreds of steps.
   **{"head": "towers", "head_momentum": 0.9, "epsilon": 1e-3},
 )

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnets import configuration, errors
-from effnets.commands import evaluate, predict, show, train
+from effnets import commands, configuration, errors
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def config():
 
 
 def test_clips_are_shown(config, tmp_path):
-  show.show(config, str(tmp_path))
+  commands.show(config, str(tmp_path))
   # Eight clips of four frames, tiles of 64 pixels.
   assert Image.open(tmp_path / "plots" / "clips.png").size == (4 * 66 - 2, 8 * 66 - 2)
 
@@ -37,7 +36,7 @@ def test_clips_are_shown(config, tmp_path):
 @pytest.mark.slow
 def test_a_run(config, tmp_path):
   workdir = tmp_path / "run"
-  train.train(config, str(workdir))
+  commands.train(config, str(workdir))
   result = json.loads((workdir / "result.json").read_text())
   names = ("psnr", "ssim", "psnr_best", "ssim_best", "psnr_copy", "ssim_copy", "frechet_digits")
   assert set(names) == set(result["test"]) and result["steps"] == 2
@@ -48,7 +47,7 @@ def test_a_run(config, tmp_path):
   assert Image.open(workdir / "plots" / "prediction.png").size == (5 * 66 - 2, 16 * 66 - 2)
   assert (workdir / "plots" / "frames.png").is_file()
 
-  evaluate.evaluate(config, str(workdir))
+  commands.evaluate(config, str(workdir))
   found = json.loads((workdir / "evaluation.json").read_text())
   assert found["test"] == pytest.approx(result["test"], rel=1e-3)
   curve = found["over_time"]["test"]["psnr_best"]
@@ -60,13 +59,13 @@ def test_a_run(config, tmp_path):
   for number in range(3):
     Image.new("RGB", (20, 16), (50 * number, 0, 0)).save(folder / f"{number}.png")
   config.input = str(folder)
-  predict.predict(config, str(workdir))
+  commands.predict(config, str(workdir))
   with Image.open(workdir / "predictions" / "walk.gif") as film:
     assert film.n_frames == 5
   (folder / "0.png").unlink()
   (folder / "1.png").unlink()
   with pytest.raises(errors.UserError, match="has 1 frames; a context takes 2"):
-    predict.predict(config, str(workdir))
+    commands.predict(config, str(workdir))
   config.input = str(tmp_path / "nothing")
   with pytest.raises(errors.UserError, match="neither a folder of frames nor a video"):
-    predict.predict(config, str(workdir))
+    commands.predict(config, str(workdir))
