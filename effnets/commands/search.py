@@ -140,9 +140,19 @@ def _leave(config: Any, made: Any, study: Any, path: pathlib.Path, console: Any)
   console.print(_table(content, config))
   console.print(
     f"{path / report.PAGE} shows all of it. To train the best one in full: "
-    f"--config=configs/retrain.py --config.arch={path / report.BEST}",
+    f"--config=configs/retrain.py{_retrained(made.space.name)} --config.arch={path / report.BEST}",
     soft_wrap=True,
   )
+
+
+def _retrained(space: str) -> str:
+  """Returns the argument of `configs/retrain.py` for networks of a space.
+
+  >>> _retrained("spinenet_tiny"), _retrained("mnas")
+  (':spinenet', '')
+  """
+  kind = space.removesuffix("_tiny")
+  return f":{kind}" if kind in ("assemblenet", "mnasfpn", "spinenet") else ""
 
 
 def _table(content: dict[str, Any], config: Any) -> table.Table:

@@ -148,7 +148,9 @@ def _shown(value: Any) -> str:
 
 
 def _rows(networks: Sequence[Mapping[str, Any]]) -> str:
-  names = list(dict.fromkeys(name for n in networks for name in n["values"]))
+  # Others, such as the weights of edges, are in best.json.
+  plain = [item for network in networks for item in network["values"].items()]
+  names = list(dict.fromkeys(name for name, value in plain if isinstance(value, int | float)))
   head = "".join(f"<th>{html.escape(n)}</th>" for n in ("trial", "reward", *names))
   lines = [f"<table><tr>{head}<th class=t>tokens</th></tr>"]
   for network in networks:
