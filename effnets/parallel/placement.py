@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
@@ -198,7 +198,9 @@ def create(
   for _, tactic in rules:
     if tactic not in TACTICS:
       raise errors.unknown("config.sharding.rules", tactic, "a tactic", TACTICS)
-  device_mesh = jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES), devices=devices
+  # An axis may be part of one of the slice's own, such as 2 of 4x4x8.
+  laid = mesh_utils.create_device_mesh(
+    tuple(sizes), devices=devices, allow_split_physical_axes=True
   )
+  device_mesh = jax.sharding.Mesh(laid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
   return Placement(device_mesh, execution, tuple((str(p), str(t)) for p, t in rules), min_size)

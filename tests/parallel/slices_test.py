@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from effnets import errors
+from effnets import errors, parallel
 from effnets.parallel import slices
 
 
@@ -71,3 +71,16 @@ def test_the_tpus_library_is_told_where_there_is_none(tmp_path, monkeypatch):
   assert slices.without_tpu(devices=tmp_path)
   assert slices.os.environ["TPU_WORKER_HOSTNAMES"] == "localhost"
   assert slices.os.environ["TPU_WORKER_ID"] == "3"  # somebody has chosen
+
+
+def test_an_axis_may_be_part_of_one_of_the_slices():
+  pytest.importorskip("libtpu")
+  # 4x4x8 chips: 2 is none of its sides, and no product of some.
+  made = parallel.create({"data": -1, "space": 2}, devices=slices.resolve("v5p-256").devices())
+  assert dict(made.mesh.shape) == {"data": 64, "fsdp": 1, "space": 2}
+  pairs = [[device.coords for device in pair] for pair in made.mesh.devices[:, 0]]
+  assert len({tuple(place) for pair in pairs for place in pair}) == 128
+  # Halves of a picture lie on neighbours, the torus's last and first ones too.
+  for first, second in pairs:
+    apart = [abs(a - b) for a, b in zip(first, second, strict=True)]
+    assert sum(min(d, side - d) for d, side in zip(apart, (4, 4, 8), strict=True)) == 1
