@@ -20,6 +20,12 @@ def own_store(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def started():
+  """JAX with the tests' own number of devices, which a plan for others would set in a fresh one."""
+  jax.devices()
+
+
 def _config(**changes):
   config = tiny.get_config()
   config.batch_norm.group = "local"
