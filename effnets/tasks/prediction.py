@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 from effnets import data, errors, evaluation, models, ops, parallel, streams
 from effnets.models import i3d
 from effnets.ops import losses, similarity
-from effnets.tasks import base
+from effnets.tasks import base, clips
 
 LOSSES = ("l1", "l2")
 SPANS = ("predicted", "all")
@@ -24,7 +24,7 @@ _SHOWN = 3  # samples beside the best
 
 # Compared by identity: arrays of judges have no truth value.
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Prediction:
+class Prediction(clips.ClipTask):
   """Reconstruction of every frame but the first, and the divergence of posterior and prior.
 
   A batch has `clip` uint8 `b t h w 3`, and `actions` if the module takes them.
@@ -48,36 +48,9 @@ class Prediction:
   num_classes: int = 1
 
   @property
-  def image_size(self) -> int:
-    """Height and width of the clips."""
-    return self.module.image_size
-
-  @property
   def context(self) -> int:
     """Frames that are given."""
     return self.module.context
-
-  @property
-  def frozen(self) -> tuple[str, ...]:
-    """Path prefixes of the module's frozen parameters."""
-    return self.module.frozen_names()
-
-  def init(self, seed: int) -> base.Variables:
-    """Returns fresh variables drawn from (seed, leaf path), as host arrays."""
-    return models.init(self.module, seed)
-
-  def abstract(self) -> base.Variables:
-    """Returns the shapes of `init`'s result."""
-    return models.abstract(self.module)
-
-  @property
-  def network(self) -> nn.Module:
-    """The module as it is tested, which takes the task's variables."""
-    return self.module
-
-  def tested(self, variables: base.Variables) -> tuple[nn.Module, base.Variables]:
-    """Returns the network as it is tested and its variables, without what only trains."""
-    return self.network, variables
 
   def loss(
     self,

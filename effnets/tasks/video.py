@@ -11,14 +11,14 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
-from effnets import augment, data, errors, evaluation, models, ops, parallel, streams
-from effnets.tasks import base
+from effnets import augment, data, errors, evaluation, ops, parallel, streams
+from effnets.tasks import base, clips
 
 VIEWS = ("mean", "max")
 
 
 @dataclasses.dataclass(frozen=True)
-class Video:
+class Video(clips.ClipTask):
   """Cross-entropy over `b t h w 3` uint8 clips; of softmax, or of a sigmoid for every class.
 
   A batch has `clip`, and `flow` if the module takes it (see `ops.flow.from_levels`); `label`, or
@@ -41,33 +41,6 @@ class Video:
   label_smoothing: float = 0.0
   views: str = "mean"
   dtype: Any = jnp.float32
-
-  @property
-  def image_size(self) -> int:
-    """Height and width of the clips."""
-    return self.module.image_size
-
-  @property
-  def frozen(self) -> tuple[str, ...]:
-    """Path prefixes of the module's frozen parameters."""
-    return self.module.frozen_names()
-
-  def init(self, seed: int) -> base.Variables:
-    """Returns fresh variables drawn from (seed, leaf path), as host arrays."""
-    return models.init(self.module, seed)
-
-  def abstract(self) -> base.Variables:
-    """Returns the shapes of `init`'s result."""
-    return models.abstract(self.module)
-
-  @property
-  def network(self) -> nn.Module:
-    """The module as it is tested, which takes the task's variables."""
-    return self.module
-
-  def tested(self, variables: base.Variables) -> tuple[nn.Module, base.Variables]:
-    """Returns the network as it is tested and its variables, without what only trains."""
-    return self.network, variables
 
   def loss(
     self,
