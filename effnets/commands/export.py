@@ -21,8 +21,9 @@ ABOUT = "export.json"
 # beforehand, cost about 1e-6; a wrong padding or layout costs more than 1e-2.
 TOLERANCE = 1e-3
 _CHECKED = 8  # images
-# Formats that have words for loops, and so for the suppression of detections.
+# Formats that have words for everything, loops too, and so for the suppression of detections.
 _LOOPS = ("stablehlo", "savedmodel")
+_SCENES = ("detection", "instances", "segmentation")
 
 
 def export(config: Any, workdir: str) -> None:
@@ -64,15 +65,14 @@ def _program(trained: training.results.Trained, settings: Any) -> programs.Progr
   task = trained.task
   module, variables = task.tested(parallel.to_host(trained.variables))
   more: dict[str, Any] = {}
-  if isinstance(task, tasks.Detection):
-    whole = settings.suppression
-    finish = task.finished if whole else task.flattened
-    more = {"finish": finish, "names": task.FINISHED if whole else task.FLATTENED}
-    more["batch"] = settings.batch_size
+  if isinstance(task, tasks.SceneTask):
+    more["names"], more["forward"] = task.exported(suppression=settings.suppression)
+    # Detections are chosen example by example, in loops of fixed shapes.
+    more["batch"] = settings.batch_size if isinstance(task, tasks.ObjectTask) else None
   elif not isinstance(task, tasks.Classification):
     raise errors.UserError(
       f"--mode=export: config.task.name={trained.config.task.name!r} cannot be exported; "
-      "classification and detection can."
+      "classification, detection, instances and segmentation can."
     )
   return programs.Program(
     module=module,
@@ -86,12 +86,17 @@ def _program(trained: training.results.Trained, settings: Any) -> programs.Progr
 
 def _format(settings: Any, task: str) -> programs.Format:
   chosen = programs.FORMATS[settings.format]
-  if task == "detection" and not settings.int8 and settings.format in _LOOPS:
+  if task in _SCENES and not settings.int8 and settings.format in _LOOPS:
+    if task == "segmentation" and settings.batch_size != 1:
+      raise errors.UserError(
+        f"config.export.batch_size={settings.batch_size} is for detectors; a segmenter's program "
+        "takes batches of any size. Leave it out."
+      )
     return chosen
-  if task == "detection":
+  if task in _SCENES:
     raise errors.UserError(
       f"config.export.format={settings.format!r}{' with int8' if settings.int8 else ''} is for "
-      f"classifiers; detectors go as {' or '.join(_LOOPS)}."
+      f"classifiers; detectors and segmenters go as {' or '.join(_LOOPS)}."
     )
   if settings.int8 and settings.format != "tflite":
     raise errors.UserError(
@@ -239,10 +244,10 @@ def _compare(
     "largest": largest,
     "compared_on": f"{len(images)} {what}",
   }
-  if program.batch:
+  if program.names != programs.OUTPUTS:
     about["outputs"] = {
-      name: {"dtype": str(actual[name].dtype), "shape": list(actual[name].shape)}
-      for name in program.names
+      name: {"dtype": str(array.dtype), "shape": [program.batch, *array.shape[1:]]}
+      for name, array in ((name, actual[name]) for name in program.names)
     }
   if settings.int8:
     about["top1"] = _accuracy(trained, settings, {"float32": reference, "int8": run})
@@ -281,7 +286,7 @@ def _describe_program(
   config, task = trained.config, trained.task
   batch = program.batch if chosen.any_batch else settings.batch_size
   size = task.image_size
-  scenes = isinstance(task, tasks.Detection)
+  scenes = isinstance(task, tasks.SceneTask)
   return {
     "format": settings.format,
     "file": chosen.file,

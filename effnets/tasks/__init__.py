@@ -13,6 +13,7 @@ from effnets.tasks.prediction import Prediction as Prediction
 from effnets.tasks.registry import create as create
 from effnets.tasks.registry import transform as transform
 from effnets.tasks.scene_tasks import box_policy as box_policy
+from effnets.tasks.scenes import SceneTask as SceneTask
 from effnets.tasks.segmentation import Segmentation as Segmentation
 from effnets.tasks.settings import policy as policy
 from effnets.tasks.text import Text as Text

@@ -1,13 +1,17 @@
 """What the loop asks of a learning problem."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 Variables = dict[str, Any]
 Batch = dict[str, Array]
+# Named outputs of a program outside the loop, of (module, variables, normalised images).
+Forward = Callable[[nn.Module, Variables, Array], dict[str, Array]]
 
 
 @jax.tree_util.register_dataclass

@@ -224,19 +224,24 @@ class Detection(objects.ObjectTask):
     boxes = found.boxes / jnp.tile(batch["scale"], 2)[:, None]
     return {"boxes": boxes, "scores": found.scores, "classes": found.classes}
 
-  FINISHED = ("boxes", "scores", "classes")
-  FLATTENED = ("logits", "codes")
+  def exported(self, *, suppression: bool) -> tuple[tuple[str, ...], base.Forward]:
+    """Returns names of a program's outputs, and the function that gives them.
 
-  def finished(self, outputs: tuple[list[Array], list[Array]]) -> dict[str, Array]:
-    """Returns detections of the module's outputs: `FINISHED`, boxes in pixels of the input."""
-    flattened = self.flattened(outputs)
-    found = self.detections(flattened["logits"], flattened["codes"])
-    return {"boxes": found.boxes, "scores": found.scores, "classes": found.classes}
+    suppression: `boxes` (b, k, 4) in pixels of the input, `scores` and `classes`; without it,
+    `logits` and box `codes` of every anchor.
+    """
 
-  def flattened(self, outputs: tuple[list[Array], list[Array]]) -> dict[str, Array]:
-    """Returns the module's outputs as one row an anchor: `FLATTENED`."""
-    logits, codes = outputs
-    return {"logits": flat(logits, self.module.num_classes), "codes": flat(codes, 4)}
+    def anchors(module, variables, images):
+      logits, codes = module.apply(variables, images, train=False)
+      return {"logits": flat(logits, module.num_classes), "codes": flat(codes, 4)}
+
+    def found(module, variables, images):
+      detections = self.detections(**anchors(module, variables, images))
+      return {name: getattr(detections, name) for name in ("boxes", "scores", "classes")}
+
+    if suppression:
+      return ("boxes", "scores", "classes"), found
+    return ("logits", "codes"), anchors
 
   def detections(
     self, logits: Float[Array, "b a k"], codes: Float[Array, "b a 4"]

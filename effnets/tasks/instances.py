@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -122,10 +123,27 @@ class Instances(objects.ObjectTask):
 
     And `masks` (b, k, 28, 28), uint8: the probability over the box, 255 for 1.
     """
-    each, recipe, size = self.placement.per_example, self.recipe, batch["size"]
-    run = lambda name, *inputs: self.module.apply(variables, *inputs, method=name)  # noqa: E731
-    features = run("features", self._inputs(batch["image"], size))
-    scores, codes = run("propose", features)
+    images = self._inputs(batch["image"], batch["size"])
+    each = self.placement.per_example
+    kept, masks = self._found(self.module, variables, images, batch["size"], each)
+    return {
+      "boxes": kept.boxes / jnp.tile(batch["scale"], 2)[:, None],
+      "scores": kept.scores,
+      "classes": kept.classes,
+      "masks": jnp.round(255 * masks).astype(jnp.uint8),
+    }
+
+  def _found(
+    self, module: Any, variables: base.Variables, images: Array, size: Array, each: Callable
+  ) -> tuple[nms.Detections, Float[Array, "b k 28 28"]]:
+    """Returns detections in pixels of the input, and the probability of their masks over boxes.
+
+    each: makes a function of batches run where the examples are.
+    """
+    recipe = self.recipe
+    run = functools.partial(module.apply, variables)
+    features = run(images, method="features")
+    scores, codes = run(features, method="propose")
     found = each(
       lambda *a: regions_lib.propose(
         a[0], a[1], self.anchors, a[2], recipe, candidates=recipe.tested_candidates
@@ -133,18 +151,35 @@ class Instances(objects.ObjectTask):
     )(scores, codes, size)
     sizes = models.mask_rcnn.BOX_CROP, models.mask_rcnn.MASK_CROP
     box_crop, mask_crop = (each(functools.partial(self._crop, size=side)) for side in sizes)
-    logits, codes = run("classify", box_crop(features, found.boxes))
+    logits, codes = run(box_crop(features, found.boxes), method="classify")
     kept = each(lambda *a: regions_lib.detect(*a, recipe, rule=self.rule))(
       logits, codes, found, size
     )
-    masks = run("mask", mask_crop(features, kept.boxes))
-    likely = jax.nn.sigmoid(regions_lib.of_class(masks, kept.classes + 1))
-    return {
-      "boxes": kept.boxes / jnp.tile(batch["scale"], 2)[:, None],
-      "scores": kept.scores,
-      "classes": kept.classes,
-      "masks": jnp.round(255 * likely).astype(jnp.uint8),
-    }
+    masks = run(mask_crop(features, kept.boxes), method="mask")
+    return kept, jax.nn.sigmoid(regions_lib.of_class(masks, kept.classes + 1))
+
+  def exported(self, *, suppression: bool) -> tuple[tuple[str, ...], base.Forward]:
+    """Returns names of a program's outputs, and the function that gives them.
+
+    suppression: `boxes` (b, k, 4) in pixels of the input, `scores`, `classes`, and `masks`
+    (b, k, 28, 28), probabilities over the box; without it, what comes before any choice: `logits`
+    and box `codes` of every anchor's proposal.
+    """
+
+    def proposals(module, variables, images):
+      features = module.apply(variables, images, method="features")
+      scores, codes = module.apply(variables, features, method="propose")
+      return {"logits": detection.flat(scores, 1), "codes": detection.flat(codes, 4)}
+
+    def found(module, variables, images):
+      size = jnp.broadcast_to(jnp.asarray(images.shape[1:3]), (len(images), 2))
+      kept, masks = self._found(module, variables, images, size, lambda fn: fn)
+      whole = {name: getattr(kept, name) for name in ("boxes", "scores", "classes")}
+      return {**whole, "masks": masks}
+
+    if suppression:
+      return ("boxes", "scores", "classes", "masks"), found
+    return ("logits", "codes"), proposals
 
   @property
   def figures(self) -> tuple[str, ...]:

@@ -110,6 +110,19 @@ class Segmentation(scenes.SceneTask):
     """Returns `classes` (b, h, w), uint8: the likeliest class of every pixel, padding too."""
     return {"classes": self.classes(variables, batch).astype(jnp.uint8)}
 
+  def exported(self, *, suppression: bool) -> tuple[tuple[str, ...], base.Forward]:
+    """Returns names of a program's outputs, `logits` (b, h, w, k) and `classes`, and their source.
+
+    suppression: says nothing here. At one scale, whatever `self.scales` are.
+    """
+    del suppression
+
+    def forward(module, variables, images):
+      logits = module.apply(variables, images, train=False)
+      return {"logits": logits, "classes": jnp.argmax(logits, -1).astype(jnp.int32)}
+
+    return ("logits", "classes"), forward
+
   @property
   def figures(self) -> tuple[str, ...]:
     """Names of the figures that `evaluate` returns."""

@@ -69,7 +69,7 @@ def test_a_detector_is_trained_judged_and_draws(tmp_path, pictures, capsys):
   assert about["outputs"]["boxes"] == {"dtype": "float32", "shape": [2, 20, 4]}
   assert about["input"]["shape"] == [2, 64, 64, 3] and about["resize"] == "pad"
   status, _, err = run(capsys, config, workdir, "--mode=export", "--config.export.format=onnx")
-  assert status == 2 and "detectors go as stablehlo or savedmodel" in err
+  assert status == 2 and "detectors and segmenters go as stablehlo or savedmodel" in err
   for mode in ("robustness", "few_shot"):
     status, _, err = run(capsys, config, workdir, f"--mode={mode}")
     assert status == 2 and f"--mode={mode} is for classifiers" in err
@@ -96,6 +96,12 @@ def test_a_segmenter_is_trained_judged_and_draws(tmp_path, pictures, capsys):
   assert classes.shape == (40, 90) and classes.max() < 11
   (one,) = json.loads((workdir / "predictions.json").read_text())
   assert sum(one["classes"].values()) == pytest.approx(1, abs=1e-3)
+  status, out, err = run(capsys, config, workdir, "--mode=export")
+  assert status == 0, err
+  about = json.loads((workdir / "export" / "stablehlo" / "export.json").read_text())
+  assert about["outputs"]["classes"]["shape"] == [None, 64, 64]
+  status, _, err = run(capsys, config, workdir, "--mode=export", "--config.export.batch_size=2")
+  assert status == 2 and "batches of any size" in err
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from effnets import configuration, data, errors, parallel, recipes, tasks
 from effnets.training import step
+from effnets.weights import programs
 
 # One convolution a head over two levels: as little to compile as shows everything.
 _LEAST = {
@@ -203,6 +204,30 @@ def test_predictions(ready):
   # In the picture's pixels, of which each is half one of the image's, and inside of it.
   boxes = np.asarray(found["boxes"])[there]
   assert boxes.max() == 80 and (boxes >= 0).all()
+
+
+def test_an_exported_program_finds_what_predictions_are(ready, tmp_path):
+  """The program knows no sizes: a picture that fills the input, in the pixels of the input."""
+  task, batch, variables, _ = ready
+  whole = {**batch, "size": jnp.full((4, 2), 64), "scale": jnp.ones((4, 2))}
+  expected = jax.jit(task.predict)(variables, whole)
+  names, forward = task.exported(suppression=True)
+  program = programs.Program(
+    task.module, jax.device_get(variables), 64, task.mean, task.std, forward, names, batch=4
+  )
+  chosen = programs.FORMATS["stablehlo"]
+  chosen.write(program, tmp_path / chosen.file)
+  found = chosen.read(tmp_path / chosen.file)(np.asarray(batch["image"]))
+  assert np.asarray(found["classes"] >= 0).any()
+  np.testing.assert_array_equal(found["classes"], expected["classes"])
+  np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-3)
+  # Predictions have masks in 255 levels.
+  np.testing.assert_allclose(found["masks"], expected["masks"] / 255, atol=0.51 / 255)
+  names, forward = task.exported(suppression=False)
+  shapes = jax.eval_shape(
+    lambda v, x: forward(task.module, v, x), variables, jnp.zeros((1, 64, 64, 3))
+  )
+  assert sorted(shapes) == sorted(names) and shapes["codes"].shape == (1, len(task.anchors), 4)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""Classifiers as programs of other runtimes, and those runtimes.
+"""Networks as programs of other runtimes, and those runtimes.
 
-Whatever the format, a program takes `images`, uint8 `b h w 3` of the network's own size, and gives
-`logits` and `probabilities`, float32 `b k`; normalisation is inside.
+Whatever the format, a program takes `images`, uint8 `b h w 3` of the network's own size; a
+classifier's gives `logits` and `probabilities`, float32 `b k`. Normalisation is inside.
 """
 
 import dataclasses

@@ -10,13 +10,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Shaped, UInt8
 
 from effnets import augment, errors
 
 INPUT, OUTPUTS = "images", ("logits", "probabilities")
 # A program as a function of uint8 images, in its own runtime.
-Run = Callable[[UInt8[np.ndarray, "b h w 3"]], dict[str, Float[np.ndarray, "b k"]]]
+Run = Callable[[UInt8[np.ndarray, "b h w 3"]], dict[str, Shaped[np.ndarray, "b *k"]]]
 
 _PACKAGES = {  # what pip calls a module, where it is not the module's own name
   "tensorflow": "tensorflow-cpu",
@@ -68,7 +68,8 @@ def refusing(kind: str, *exceptions: type[Exception]) -> Iterator[None]:
     raise refused(kind, reason[0][:300].rstrip(".")) from error
 
 
-def _probabilities(logits: Float[Array, "b k"]) -> dict[str, Float[Array, "b k"]]:
+def _classified(module: nn.Module, variables: dict[str, Any], images: Array) -> dict[str, Array]:
+  logits = module.apply(variables, images, train=False)
   return {"logits": logits, "probabilities": jax.nn.softmax(logits)}
 
 
@@ -78,8 +79,9 @@ class Program:
 
   module: takes normalised images. variables: of it, host arrays. image_size: pixels of the square
   input, or (height, width). mean, std: per channel, in shares of the full range.
-  finish: makes named outputs of the module's; a classifier's logits get probabilities beside them.
-  names: of the outputs. batch: images that the program takes, None for any number.
+  forward: gives the named outputs of (module, variables, normalised images); by default those of
+  a classifier. names: of the outputs, by whose first the program is judged. batch: images that the
+  program takes, None for any number.
   """
 
   module: nn.Module
@@ -87,7 +89,7 @@ class Program:
   image_size: int | tuple[int, int]
   mean: tuple[float, ...]
   std: tuple[float, ...]
-  finish: Callable[[Any], dict[str, Array]] = _probabilities
+  forward: Callable[[nn.Module, dict[str, Any], Array], dict[str, Array]] = _classified
   names: tuple[str, ...] = OUTPUTS
   batch: int | None = None
 
@@ -110,7 +112,7 @@ class Program:
   def outputs(
     self, variables: dict[str, Any], images: Array, *, plain: bool = False
   ) -> dict[str, Array]:
-    """Returns what `finish` makes of the module's outputs, computed in float32.
+    """Returns what `forward` gives, computed in float32.
 
     Args:
       images: levels in [0, 255], uint8 or float32.
@@ -119,5 +121,4 @@ class Program:
     """
     settings = {"dtype": "float32", "remat": "none", "plain": plain, "split": None}
     module = self.module.clone(**{k: v for k, v in settings.items() if hasattr(self.module, k)})
-    images = augment.normalize(images, self.mean, self.std)
-    return self.finish(module.apply(variables, images, train=False))
+    return self.forward(module, variables, augment.normalize(images, self.mean, self.std))
