@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
-from effnets.models import layers, network, registry
+from effnets.models import common, layers, network, registry
 from effnets.ops import glimpses
 
 _Keys = Mapping[str, Key[Array, "b"]] | None
@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
     return nn.relu(x + y)
 
 
-class BagNet(nn.Module):
+class BagNet(common.Common, kw_only=True):
   """Stem, groups of bottlenecks, logits of every patch, their mean.
 
   repeats, planes, strides, kernel3: of each group: blocks, inner channels, stride of the first
@@ -67,7 +67,7 @@ class BagNet(nn.Module):
   stem: channels of the first convolution. expansion: a block's outputs over its inner channels.
   low_dimension: a 1x1 convolution to a quarter of the channels before the logits.
   dropout_rate: of the features' mean. remat: `none`, or `block` to keep each block's input alone.
-  The others: see `network.Network`.
+  The others: see `common.Common`.
   """
 
   repeats: tuple[int, ...] = (3, 4, 6, 3)
@@ -82,22 +82,12 @@ class BagNet(nn.Module):
   image_size: int = 224
   dropout_rate: float = 0.0
   drop_path_rate: float = 0.0
-  remat: str = "none"
-  frozen_blocks: int = 0
-  norm_sets: int = 1
-  norm_parts: tuple[int, ...] = (0,)
-  norm_shards: int = 1
   padding: str = "VALID"
-  plain: bool = False
-  dtype: Any = "float32"
   momentum: float = 0.9
   epsilon: float = 1e-5
-  group: ops.Group = ops.Group()
-  folded: bool = False
-  split: ops.Split | None = None
 
   def setup(self) -> None:
-    settings = settings_of(self, "VALID")
+    settings = self.settings(padding="VALID")
     same = {"settings": settings, "start": "glorot"}
     self.stem_layer = layers.ConvNorm(self.stem, 3, activation="relu", name="stem", **same)
     block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat == "block" else Bottleneck
@@ -201,21 +191,6 @@ class BagNet(nn.Module):
       x = layers.dropout(x, keys["dropout"], self.dropout_rate)
     # The logits are linear in the features: the mean is taken of what is smaller.
     return self.logits2d(x[:, None, None])[:, 0, 0]
-
-
-def settings_of(module: nn.Module, padding: str) -> layers.Settings:
-  """Returns what the layers of a module share, from its fields."""
-  return layers.Settings(
-    padding=padding,
-    plain=module.plain,
-    dtype=jnp.dtype(module.dtype),
-    momentum=module.momentum,
-    epsilon=module.epsilon,
-    group=module.group,
-    norms=layers.NormSets(module.norm_sets, module.norm_parts, module.norm_shards),
-    folded=module.folded,
-    split=module.split,
-  )
 
 
 def build(

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from effnets import errors, ops
-from effnets.models import layers, registry
+from effnets import errors
+from effnets.models import common, registry
 
 SHARED = (
   "plain",
@@ -71,30 +70,17 @@ class Body:
     return (name,) if frozen < 0 else tuple(f"{name}/{n}" for n in self.module.frozen_names())
 
 
-class Whole(nn.Module):
+class Whole(common.Common, kw_only=True):
   """What networks on a body have in common: its fields reach the body and the layers behind it.
 
   body: what it is built on; it keeps its own padding, momentum and epsilon.
   num_classes: logits. image_size: pixels, or (height, width), it was designed for; others work.
-  frozen_blocks: of the body, see `network.Network`. The others: see there too.
+  frozen_blocks: of the body. The others: see `common.Common`.
   """
 
   body: Body
   num_classes: int = 90
   image_size: int | tuple[int, int] = 512
-  remat: str = "none"
-  frozen_blocks: int = 0
-  norm_sets: int = 1
-  norm_parts: tuple[int, ...] = (0,)
-  norm_shards: int = 1
-  padding: str = "SAME"
-  plain: bool = False
-  dtype: Any = "float32"
-  momentum: float = 0.99
-  epsilon: float = 1e-3
-  group: ops.Group = ops.Group()
-  folded: bool = False
-  split: ops.Split | None = None
 
   def setup(self) -> None:
     self.backbone = self.body.build(self)
@@ -103,21 +89,6 @@ class Whole(nn.Module):
   def drop_path_rate(self) -> float:
     """The body's."""
     return self.body.module.drop_path_rate
-
-  def settings(self) -> layers.Settings:
-    """Returns what the layers behind the body share."""
-    return layers.Settings(
-      padding=self.padding,
-      plain=self.plain,
-      dtype=jnp.dtype(self.dtype),
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      group=self.group,
-      norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
-      folded=self.folded,
-      split=self.split,
-      named=self.remat == "norm",
-    )
 
   def norm_epsilon(self, name: str) -> float:
     """Returns the epsilon of the norms in the top-level part `name`."""

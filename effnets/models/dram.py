@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
-from effnets.models import bagnet, initialize, layers, registry
+from effnets.models import bagnet, common, initialize, layers, registry
 from effnets.ops import glimpses as looks
 
 _Keys = Mapping[str, Key[Array, "b"]] | None
@@ -71,7 +71,7 @@ class LSTM(nn.Module):
     return (memory, output), output
 
 
-class DRAM(nn.Module):
+class DRAM(common.Common, kw_only=True):
   """See the module.
 
   repeats, width: units of each group of the ResNet, and the inner channels of the first.
@@ -79,7 +79,7 @@ class DRAM(nn.Module):
   lstm: units of both LSTMs. glimpses: how many there are. limited: what classifies sees of the
     coarse windows their mean colour alone. sigma: of the locations in training.
   readout: logits are the `last` glimpse's, or the `mean` of all.
-  The others: see `bagnet.BagNet`.
+  The others: see `common.Common`.
   """
 
   repeats: tuple[int, ...] = (3, 4, 6, 3)
@@ -95,21 +95,11 @@ class DRAM(nn.Module):
   image_size: int = 224
   dropout_rate: float = 0.0
   drop_path_rate: float = 0.0
-  remat: str = "none"
-  frozen_blocks: int = 0
-  norm_sets: int = 1
-  norm_parts: tuple[int, ...] = (0,)
-  norm_shards: int = 1
-  plain: bool = False
-  dtype: Any = "float32"
   momentum: float = 0.9
   epsilon: float = 1e-5
-  group: ops.Group = ops.Group()
-  folded: bool = False
-  split: ops.Split | None = None
 
   def setup(self) -> None:
-    settings = bagnet.settings_of(self, "SAME")
+    settings = self.settings(padding="SAME")
     self.stem = layers.Conv(
       self.width, 7, 2, bias=True, settings=settings, start="glorot", name="stem"
     )

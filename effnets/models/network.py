@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
-from effnets.models import blocks, layers, shortcuts
+from effnets.models import blocks, common, layers, shortcuts
 
 REMAT = ("none", "norm", "block")
 DTYPES = ("float32", "bfloat16")
@@ -19,7 +18,7 @@ PADDINGS = ("SAME", "SYMMETRIC")
 _Keys = Mapping[str, Key[Array, "b"]] | None
 
 
-class Network(nn.Module):
+class Network(common.Common, kw_only=True):
   """Stem, blocks, tail, 1x1 head, average pool, hidden layer, dropout, dense layer.
 
   rows: the stage table, already scaled. stem, head: channels of the first and last convolution;
@@ -28,14 +27,9 @@ class Network(nn.Module):
   dropout_rate: before the dense layer. drop_path_rate: d; block i of n is skipped with probability
     d * i / n, the first never; a `pyramid` counts from 1.
   activation: of stem, head and hidden layer.
-  remat: `none` keeps activations for the backward pass; `norm` keeps what each convolution gives
-    and computes norms, activations and gates again; `block` keeps each block's input alone and
-    computes the rest again.
-  frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode and lets no gradient
-    through their end; 0 freezes nothing; -1 freezes all but the classifier. See `frozen_names`.
-  norm_sets, norm_parts, norm_shards: see `layers.NormSets`; `clone` changes the last two.
-  padding, plain, dtype, momentum, epsilon, group, kernel_std, folded, split: see `layers.Settings`.
+  kernel_std: see `layers.Settings`.
   stem_kernel, stem_stride, stem_end, stem_pool, tail, outer_skips, hidden: see `blocks.Table`.
+  The others: see `common.Common`.
   """
 
   rows: tuple[blocks.Row, ...]
@@ -46,17 +40,6 @@ class Network(nn.Module):
   dropout_rate: float = 0.2
   drop_path_rate: float = 0.2
   activation: str = "swish"
-  remat: str = "none"
-  frozen_blocks: int = 0
-  norm_sets: int = 1
-  norm_parts: tuple[int, ...] = (0,)
-  norm_shards: int = 1
-  padding: str = "SAME"
-  plain: bool = False
-  dtype: Any = "float32"
-  momentum: float = 0.99
-  epsilon: float = 1e-3
-  group: ops.Group = ops.Group()
   stem_kernel: int = 3
   stem_stride: int = 2
   stem_end: str = "norm activation"
@@ -66,23 +49,9 @@ class Network(nn.Module):
   hidden: int = 0
   head_depth: int = 1
   kernel_std: float | None = None
-  folded: bool = False
-  split: ops.Split | None = None
 
   def setup(self) -> None:
-    settings = layers.Settings(
-      padding=self.padding,
-      plain=self.plain,
-      dtype=jnp.dtype(self.dtype),
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      group=self.group,
-      norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
-      kernel_std=self.kernel_std,
-      folded=self.folded,
-      split=self.split,
-      named=self.remat == "norm",
-    )
+    settings = self.settings(kernel_std=self.kernel_std)
     self.stem_layer = layers.ConvNorm(
       self.stem,
       self.stem_kernel,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from effnets import errors, ops
-from effnets.models import bagnet, bodies, initialize, layers, registry
+from effnets.models import bagnet, bodies, common, initialize, layers, registry
 
 POLICIES = (
   "learned",
@@ -42,7 +42,7 @@ DRAWN = ("sampled", "random")
 _Keys = Mapping[str, Key[Array, "b"]] | None
 
 
-class Saccader(nn.Module):
+class Saccader(common.Common, kw_only=True):
   """A BagNet, a location network and a cell.
 
   body: the BagNet; it keeps its own settings of norms.
@@ -51,7 +51,7 @@ class Saccader(nn.Module):
   soft_attention: logits of a step are those of all patches, weighed by the location probabilities.
   groups, group_layers, rate: of the location network: group i has 1 / 2**(i + 1) of the features;
     its layers are 1x1 convolutions but the last, 3x3 with taps `rate` apart.
-  The others: see `bagnet.BagNet`.
+  The others: see `common.Common`.
   """
 
   body: bodies.Body
@@ -65,22 +65,12 @@ class Saccader(nn.Module):
   image_size: int = 224
   dropout_rate: float = 0.0
   drop_path_rate: float = 0.0
-  remat: str = "none"
-  frozen_blocks: int = 0
-  norm_sets: int = 1
-  norm_parts: tuple[int, ...] = (0,)
-  norm_shards: int = 1
-  plain: bool = False
-  dtype: Any = "float32"
   momentum: float = 0.9
   epsilon: float = 1e-5
-  group: ops.Group = ops.Group()
-  folded: bool = False
-  split: ops.Split | None = None
 
   def setup(self) -> None:
     self.backbone = self.body.build(self)
-    settings = bagnet.settings_of(self, "SAME")
+    settings = self.settings(padding="SAME")
     same = {"settings": settings, "start": "glorot"}
     made = []
     for group in range(self.groups):

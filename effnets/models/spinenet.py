@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
-from effnets.models import blocks, layers, network, registry
+from effnets.models import blocks, common, layers, network, registry
 from effnets.models.scale_permuted import (
   MOBILE,
   R0_SP53,
@@ -195,7 +195,7 @@ class _StemBlock(nn.Module):
     return _units(self, self.kind, self.level, x, train, None, self.stride)
 
 
-class SpineNet(nn.Module):
+class SpineNet(common.Common, kw_only=True):
   """A scale-permuted network with an output on every level, and a classifier over their mean.
 
   graph: blocks behind the stem's two. widths: channels. repeats: units of every block.
@@ -207,7 +207,7 @@ class SpineNet(nn.Module):
   dropout_rate: before the classifier.
   frozen_blocks: k > 0 runs the stem and the first k blocks in inference mode, without gradient; -1
     all but the classifier.
-  The others: see `network.Network`.
+  The others: see `common.Common`.
   """
 
   graph: tuple[Block, ...] = SPINENET
@@ -221,33 +221,9 @@ class SpineNet(nn.Module):
   activation: str = "relu"
   pools: str = "once"
   strides: str = "SYMMETRIC"
-  remat: str = "none"
-  frozen_blocks: int = 0
-  norm_sets: int = 1
-  norm_parts: tuple[int, ...] = (0,)
-  norm_shards: int = 1
-  padding: str = "SAME"
-  plain: bool = False
-  dtype: Any = "float32"
-  momentum: float = 0.99
-  epsilon: float = 1e-3
-  group: ops.Group = ops.Group()
-  folded: bool = False
-  split: ops.Split | None = None
 
   def setup(self) -> None:
-    settings = layers.Settings(
-      padding=self.padding,
-      plain=self.plain,
-      dtype=jnp.dtype(self.dtype),
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      group=self.group,
-      norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
-      folded=self.folded,
-      split=self.split,
-      named=self.remat == "norm",
-    )
+    settings = self.settings()
     mobile = self._mobile
     self.stem_layer = layers.ConvNorm(
       self.widths.base(0) if mobile else self.widths.stem,
