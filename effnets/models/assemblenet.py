@@ -136,7 +136,8 @@ class Unit(_Layers):
 class Group(_Layers):
   """A node of the graph: its inputs brought together, then `repeats` units.
 
-  weights: of its edges behind the sigmoid, if they are fixed. masked: whether variables `mask` of
+  weights: of its edges behind the sigmoid, if they are fixed. start: that trained ones begin at; ()
+  for about 0.5. masked: whether variables `mask` of
   the collection `graph` switch edges off. kept: what they are in the beginning; () for all on.
   """
 
@@ -144,6 +145,7 @@ class Group(_Layers):
   inner: int
   repeats: int
   weights: tuple[float, ...] = ()
+  start: tuple[float, ...] = ()
   masked: bool = False
   kept: tuple[bool, ...] = ()
   remat: bool = False
@@ -153,7 +155,10 @@ class Group(_Layers):
     if self.weights:
       found = jnp.asarray(self.weights, jnp.float32)
     else:
-      logits = initialize.parameter(self, "edges", initialize.Truncated(0.01), (count,))
+      usual: initialize.Initializer = initialize.Truncated(0.01)
+      if self.start:
+        usual = initialize.Given(tuple(math.log(w / (1 - w)) for w in self.start))
+      logits = initialize.parameter(self, "edges", usual, (count,))
       found = jax.nn.sigmoid(logits)
     if self.masked:
       start = initialize.Given(tuple(map(float, self.kept or (True,) * count)))
@@ -214,7 +219,8 @@ class AssembleNet(nn.Module):
   """A classifier of clips: stems, nodes, mean over pixels, over time, dropout, dense layer.
 
   graph: its nodes. weights: of edges by node, behind the sigmoid, that are not trained; () for
-    trained ones, `edges` of each node, before it.
+    trained ones, `edges` of each node, before it. start: what these begin at, by node, behind the
+    sigmoid; () for about 0.5.
   repeats: residual blocks of a node of each level. inner: channels of their 3x3 convolutions.
   stem_channels: of all stems together.
   flow: what flow stems read: `layer`, computed from the frames inside, or `given` with the clips.
@@ -229,6 +235,7 @@ class AssembleNet(nn.Module):
 
   graph: graphs.Assembly
   weights: graphs.Weights = ()
+  start: graphs.Weights = ()
   repeats: tuple[int, ...] = REPEATS[50]
   inner: tuple[int, ...] = (64, 128, 256, 512)
   stem_channels: int = 128
@@ -295,6 +302,7 @@ class AssembleNet(nn.Module):
           self.inner[node.level],
           self.repeats[node.level],
           weights=self.weights[number] if self.weights else (),
+          start=self.start[number] if self.start else (),
           masked=self.masked,
           kept=tuple((source, number) in kept for source in node.inputs) if kept else (),
           remat=self.remat != "none",
@@ -424,6 +432,7 @@ def build(
   graph: str = "assemblenet_50",
   depth: int = 50,
   edges: str = "learned",
+  edge_start: graphs.Weights = (),
   inner: tuple[int, ...] = (64, 128, 256, 512),
   stem_channels: int = 128,
   frames: int = 32,
@@ -449,7 +458,8 @@ def build(
     graph: a name of `assemblenet_graphs.KNOWN`, a JSON file or its text, see `read` there; from
       code also an `Assembly`.
     depth: how many residual blocks a node has, a key of `REPEATS`. edges: whether the weights of
-      edges are `learned`, or `fixed` to those that come with the graph.
+      edges are `learned`, or `fixed` to those that come with the graph. edge_start: the weights
+      that learned ones begin at, by node, none of a node with one input; () for about 0.5.
     The others: see `AssembleNet`.
   Raises: UserError for impossible values.
   """
@@ -472,6 +482,10 @@ def build(
       "config.model.edges='fixed' needs a graph with edge_weights, such as 'assemblenet_50'; "
       "'learned' trains them."
     )
+  if edge_start:
+    if edges == "fixed":
+      raise errors.UserError("config.model.edge_start is for config.model.edges='learned'.")
+    graphs.check_weights(found, edge_start, key="config.model.edge_start")
   for key, value in (
     ("num_classes", num_classes),
     ("stem_channels", stem_channels),
@@ -500,6 +514,7 @@ def build(
   return AssembleNet(
     graph=found,
     weights=weights if edges == "fixed" and weights else (),
+    start=tuple(map(tuple, edge_start)),
     repeats=REPEATS[depth],
     inner=tuple(inner),
     stem_channels=stem_channels,
