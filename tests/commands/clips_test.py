@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -160,7 +161,7 @@ def test_predictors_become_programs(tmp_path, kind):
   }
   if actions:
     batch["actions"] = rng.normal(size=(3, 5, actions)).astype(np.float32)
-  expected, _ = export_clips._alone(task).futures(variables, batch)
+  expected, _ = jax.jit(export_clips._alone(task).futures)(variables, batch)
   run = programs.FORMATS["stablehlo"].read(place / "model.stablehlo")
   given = [batch["clip"][:, :2], batch["index"]]
   found = run(*given, *([batch["actions"][:, :4]] if actions else []))["frames"]

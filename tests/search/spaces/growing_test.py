@@ -68,7 +68,14 @@ def test_the_published_graph_is_in_the_space():
 
 def test_counts_by_brute_force():
   # Stems, blocks and their sizes vary; every point is another one.
-  made = spaces.create("assemblenet_growing_tiny", most=(2, 2), budgets=(8, 8), dilations=(1, 2))
+  made = spaces.create(
+    "assemblenet_growing_tiny",
+    stems=("rgb", "rgb"),
+    most=(3, 1),
+    budgets=(8, 8),
+    halvings=2,
+    dilations=(1, 2),
+  )
   points = list(made.points())
   assert len(points) == len(set(points)) == made.count_raw()
   graph = {made.decode(tokens) for tokens in points}
