@@ -5,10 +5,10 @@ import collections
 import numpy as np
 import pytest
 
-from effnets import errors, models
+from effnets import configuration, errors, models
 from effnets.models import assemblenet_graphs as graphs
 from effnets.models import counting
-from effnets.search import algorithms, spaces
+from effnets.search import algorithms, proxy, spaces
 from effnets.search.algorithms.base import Result
 from effnets.search.spaces import growing
 
@@ -154,3 +154,25 @@ def test_settings_are_checked():
     made.encode(
       growing.split(growing.split(made.decode(made.sample(np.random.default_rng(0))), 0)[0], 0)[0]
     )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_childs_config_has_its_parents_weights(masked):
+  config = configuration.load("configs/search_assemblenet.py")
+  config.model.masked = masked
+  made = spaces.create("assemblenet_tiny", dilations=(1,))
+  tokens = made.sample(np.random.default_rng(2))
+  names = [made._edge_name(*edge) for edge in made.edges_of(tokens)]
+  weights = {name: 0.2 + place / 100 for place, name in enumerate(names)}
+  child = proxy.child(config, made, tokens, 0, weights)
+  settings = {key: value for key, value in child.model.items() if key != "name"}
+  module = models.create(child.model.name, 8, **settings)
+  learned = made.learned(module, models.init(module, 0)["params"])["edges"]
+  assert set(learned) == set(names)
+  # In the graph of all edges every node has several.
+  several = {t for t, n in enumerate(module.graph.nodes) if len(n.inputs) > 1}
+  for edge in made.edges_of(tokens):
+    name = made._edge_name(*edge)
+    assert learned[name] == pytest.approx(weights[name] if edge[1] in several else 1.0, abs=1e-6)
+  # Without a parent everything begins alike, at the code's start.
+  assert "edge_start" not in proxy.child(config, made, tokens, 0).model
