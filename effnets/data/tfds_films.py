@@ -153,6 +153,15 @@ def _classes(feature: Any) -> Any:
   return inner if hasattr(inner, "num_classes") else None
 
 
+def _numbers(feature: Any) -> Any:
+  """Returns a feature that has numbers for each frame; None if it is another."""
+  inner = getattr(feature, "feature", None)
+  kind = getattr(inner, "np_dtype", None)
+  # Features of several parts have several types.
+  plain = isinstance(kind, type | np.dtype) and np.issubdtype(kind, np.number)
+  return feature if plain and _classes(feature) is None else None
+
+
 def films(features: Any) -> list[str]:
   """Returns the names of features that are films, those of known cameras first."""
   import tensorflow_datasets as library
@@ -174,7 +183,8 @@ def chosen(features: Any, options: Mapping[str, Any], *, argument: str, key: str
   if found["video"] not in shown:
     raise errors.unknown(f"{key}.options.video", found["video"], f"a film of {argument}", shown)
   for option, usual in (("action", ("action", "actions")), ("label", ("label", "labels"))):
-    fit = [name for name in parts if (_classes(parts[name]) is not None) == (option == "label")]
+    fits = _numbers if option == "action" else _classes
+    fit = [name for name in parts if name not in shown and fits(parts[name]) is not None]
     if options.get(option):
       if options[option] not in fit:
         raise errors.unknown(

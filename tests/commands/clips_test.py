@@ -81,6 +81,7 @@ def test_films_are_named_and_exported(tmp_path, capsys):
     assert float(row["probability_1"]) == pytest.approx(shares[best], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_given_flow_is_computed_for_films_of_ones_own_and_is_an_input(tmp_path):
   pytest.importorskip("cv2")
   config = _config(":digit_actions_several", **{"data.clips.flow": "stored"})
@@ -135,6 +136,7 @@ def test_what_is_no_film(given):
     predict_clips.films(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["moving_digits_actions", "cnn"])
 def test_predictors_become_programs(tmp_path, kind):
   config = configuration.load(f"configs/video_prediction.py:{kind}")
