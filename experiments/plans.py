@@ -46,6 +46,15 @@ PLANS = {
     ("configs/saccader.py:imagenet", "v5e-64", [f"--config.plan.stage={stage}"])
     for stage in ("represent", "locate", "reinforce")
   ],
+  "assemblenet": [
+    ("configs/assemblenet.py:moments_in_time", "v5e-256", []),
+    ("configs/assemblenet.py:charades,101", "v5e-64", []),
+  ],
+  "video_prediction": [
+    ("configs/video_prediction.py:towel_pick", "v5e-16", []),
+    ("configs/video_prediction.py:human36m", "v5e-16", ["--config.mesh.fsdp=4"]),
+    ("configs/video_prediction.py:kitti", "v5e-32", ["--config.mesh.space=2"]),
+  ],
   "spinenet": [("configs/spinenet.py:mask_rcnn,190", "v5p-256", [SCENES])],
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 from rich import console as rich_console
 
 from effnets import data, errors, parallel, tasks, training
+from effnets.commands import export_clips
 from effnets.commands.trained import class_names, describe, open_model
 from effnets.weights import programs
 
@@ -24,6 +25,7 @@ _CHECKED = 8  # images
 # Formats that have words for everything, loops too, and so for the suppression of detections.
 _LOOPS = ("stablehlo", "savedmodel")
 _SCENES = ("detection", "instances", "segmentation")
+_FILMS = ("video", "prediction")
 
 
 def export(config: Any, workdir: str) -> None:
@@ -61,8 +63,10 @@ def export(config: Any, workdir: str) -> None:
   _report(about, f"{describe(trained, workdir)}: {folder / chosen.file}")
 
 
-def _program(trained: training.results.Trained, settings: Any) -> programs.Program:
+def _program(trained: training.results.Trained, settings: Any) -> programs.Program | programs.Films:
   task = trained.task
+  if export_clips.is_films(task):
+    return export_clips.program(trained)
   module, variables = task.tested(parallel.to_host(trained.variables))
   more: dict[str, Any] = {}
   if isinstance(task, tasks.SceneTask):
@@ -72,7 +76,7 @@ def _program(trained: training.results.Trained, settings: Any) -> programs.Progr
   elif not isinstance(task, tasks.Classification):
     raise errors.UserError(
       f"--mode=export: config.task.name={trained.config.task.name!r} cannot be exported; "
-      "classification, detection, instances and segmentation can."
+      "classification, detection, instances and segmentation can, of films also prediction."
     )
   return programs.Program(
     module=module,
@@ -86,6 +90,12 @@ def _program(trained: training.results.Trained, settings: Any) -> programs.Progr
 
 def _format(settings: Any, task: str) -> programs.Format:
   chosen = programs.FORMATS[settings.format]
+  if task in _FILMS:
+    if settings.format == "stablehlo":
+      return chosen
+    raise errors.UserError(
+      f"config.export.format={settings.format!r}: networks of films go as stablehlo."
+    )
   if task in _SCENES and not settings.int8 and settings.format in _LOOPS:
     if task == "segmentation" and settings.batch_size != 1:
       raise errors.UserError(
@@ -213,7 +223,7 @@ def _calibration(
 
 
 def _compare(
-  program: programs.Program,
+  program: programs.Program | programs.Films,
   run: programs.Run,
   trained: training.results.Trained,
   settings: Any,
@@ -224,10 +234,14 @@ def _compare(
   Raises: UserError if a float32 program is further away than `TOLERANCE`.
   """
   reference = program.reference()
-  images, what = _some_images(trained)
-  if program.batch:
-    images = np.resize(images, (program.batch, *images.shape[1:]))
-  expected, actual = reference(images), run(images)
+  if isinstance(program, programs.Films):
+    given, what = export_clips.examples(trained, program)
+  else:
+    images, what = _some_images(trained)
+    if program.batch:
+      images = np.resize(images, (program.batch, *images.shape[1:]))
+    given = (images,)
+  expected, actual = reference(*given), run(*given)
   differences = {name: float(np.abs(actual[name] - expected[name]).max()) for name in program.names}
   judged = program.names[0]
   largest = float(np.abs(expected[judged]).max())
@@ -242,7 +256,7 @@ def _compare(
     "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
     "largest_difference": differences,
     "largest": largest,
-    "compared_on": f"{len(images)} {what}",
+    "compared_on": f"{len(given[0])} {what}",
   }
   if program.names != programs.OUTPUTS:
     about["outputs"] = {
@@ -281,18 +295,23 @@ def _describe_program(
   settings: Any,
   chosen: programs.Format,
   names: Sequence[str],
-  program: programs.Program,
+  program: programs.Program | programs.Films,
 ) -> dict[str, Any]:
   config, task = trained.config, trained.task
-  batch = program.batch if chosen.any_batch else settings.batch_size
-  size = task.image_size
-  scenes = isinstance(task, tasks.SceneTask)
-  return {
+  about = {
     "format": settings.format,
     "file": chosen.file,
     "int8": settings.int8,
     "model": config.model.name,
     "source": trained.about,
+    "class_names": list(names),
+  }
+  if isinstance(program, programs.Films):
+    return about | export_clips.describe(trained, program)
+  batch = program.batch if chosen.any_batch else settings.batch_size
+  size = task.image_size
+  scenes = isinstance(task, tasks.SceneTask)
+  return about | {
     # A batch of null takes any number of images.
     "input": {"name": programs.INPUT, "dtype": "uint8", "shape": [batch, *program.shape]},
     "outputs": {
@@ -305,7 +324,6 @@ def _describe_program(
     "resize": "pad" if scenes else config.data.resize,
     # Inside the program: pixels / 255 - mean, over std.
     "normalization": {"mean": list(task.mean), "std": list(task.std)},
-    "class_names": list(names),
   }
 
 

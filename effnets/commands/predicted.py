@@ -1,6 +1,7 @@
 """Pictures of predicted films: strips, GIFs, curves over time."""
 
 import pathlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -17,6 +18,7 @@ _JUDGED = 32  # clips of which curves are the mean after a training
 _SIDE = 64  # pixels of a tile at the least
 _GREEN, _RED = (0, 158, 115), (213, 94, 0)
 _EDGE = 2
+_RATE = 5.0  # frames a second
 
 
 def example(config: Any, workdir: pathlib.Path, result: training.Result) -> None:
@@ -64,13 +66,25 @@ def curves(
 def pictures(
   workdir: str | pathlib.Path, name: str, outputs: dict[str, np.ndarray], context: int
 ) -> None:
-  """Writes NAME.png and NAME.gif of the first clips. outputs: of the task's `drawn`."""
+  """Writes NAME.png and NAME.gif of the first clips, and NAME.mp4 where OpenCV is installed.
+
+  outputs: of the task's `drawn`.
+  """
   shown = outputs["shown"][:_CLIPS]
   rows = [_rows(*pair, context) for pair in zip(outputs["whole"], shown, strict=False)]
   with workdirs.writing(workdir, f"{name}.png", binary=True) as file:
     augment.write_png(file, augment.grid(np.concatenate(rows)))
   with workdirs.writing(workdir, f"{name}.gif", binary=True) as file:
     write_gif(file, list(_moving(np.stack(rows))))
+  if video.can_write():
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      workdirs.writing(workdir, f"{name}.mp4", binary=True) as file,
+    ):
+      # The library writes to paths alone, and a workdir may be a bucket.
+      film = pathlib.Path(folder) / "film.mp4"
+      video.write(film, _moving(np.stack(rows)), rate=_RATE, key="MP4")
+      file.write(film.read_bytes())
 
 
 def _rows(
@@ -99,7 +113,7 @@ def _moving(rows: UInt8[np.ndarray, "c r t h w 3"]) -> Iterator[UInt8[np.ndarray
 
 
 def write_gif(
-  file: BinaryIO, frames: Sequence[UInt8[np.ndarray, "h w 3"]], *, rate: float = 5.0
+  file: BinaryIO, frames: Sequence[UInt8[np.ndarray, "h w 3"]], *, rate: float = _RATE
 ) -> None:
   """Writes frames as an endless GIF. rate: frames a second."""
   first, *others = [Image.fromarray(frame) for frame in frames]
@@ -193,4 +207,4 @@ def predict(config: Any, workdir: str, trained: training.results.Trained) -> str
   name = f"predictions/{path.stem}"
   if not jax.process_index():
     pictures(workdir, name, outputs, task.context)
-  return f"{workdir}/{name}.png and .gif written."
+  return f"{workdir}/{name}.png and {'.gif, .mp4' if video.can_write() else '.gif'} written."

@@ -151,7 +151,7 @@ def _retrained(space: str) -> str:
   >>> _retrained("spinenet_tiny"), _retrained("mnas")
   (':spinenet', '')
   """
-  kind = space.removesuffix("_tiny")
+  kind = space.removesuffix("_tiny").removesuffix("_growing")
   return f":{kind}" if kind in ("assemblenet", "mnasfpn", "spinenet") else ""
 
 

@@ -13,7 +13,7 @@ from rich import console as rich_console
 from rich import markup
 
 from effnets import augment, configuration, data, errors, streams, tasks, training, workdirs
-from effnets.commands import predicted, show_scenes
+from effnets.commands import predicted, show_clips, show_scenes
 
 FILE = "plots/augment.png"
 
@@ -36,10 +36,9 @@ def show(config: Any, workdir: str) -> None:
   configuration.check(config)
   if config.task.name == "text":
     raise errors.UserError("--mode=show is for pictures; config.task.name is 'text'.")
-  if config.task.name == "video":
-    raise errors.UserError("config.task.name='video': pictures alone can be shown, not clips.")
-  if config.task.name == "prediction":
-    told = predicted.show(config, workdir)
+  if config.task.name in ("prediction", "video"):
+    how = predicted.show if config.task.name == "prediction" else show_clips.show
+    told = how(config, workdir)
     rich_console.Console().print(told, soft_wrap=True, highlight=False, markup=False)
     return
   if tasks.transform(config, training=False):

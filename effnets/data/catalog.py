@@ -30,6 +30,7 @@ class Known:
 _COCO = {"train": 118_287, "validation": 5_000, "test": 40_670}
 
 KNOWN = {
+  "bair_robot_pushing_small": Known(1, {"train": 43_264, "test": 256}, films=True),
   "cars196": Known(196, {"train": 8_144, "test": 8_041}),
   "charades": Known(
     157, {"train": 7_985, "validation": 1_863, "test": 1_863}, films=True, several=True
@@ -48,6 +49,7 @@ KNOWN = {
   "oxford_iiit_pet": Known(37, {"train": 3_680, "test": 3_669}),
   "robot": Known(1, {"train": 30_000, "validation": 256, "test": 256}, films=True),
   "svhn_cropped": Known(10, {"train": 73_257, "test": 26_032, "extra": 531_131}, 32),
+  "ucf101": Known(101, {"train": 9_537, "test": 3_783}, films=True),
   # Any folder of films, as the paper's: Moments in Time.
   "videos": Known(339, {"train": 802_264, "validation": 33_900, "test": 33_900}, films=True),
   "voc/2012": Known(20, {"train": 5_717, "validation": 5_823, "test": 10_991}),

@@ -23,7 +23,8 @@ same one every time and in every process. Order, augmentation and batching are n
   robot:PATH      TFRecords of robots with their actions (`robot.py`)
   charades:PATH   Charades, films of several classes (`charades.py`)
   corrupted:NAME  one of these, its pictures corrupted (`corrupted.py`)
-  NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`)
+  NAME            any TensorFlow Datasets name prepared as ArrayRecord, also `tfds:NAME` (`tfds.py`,
+                  of films `tfds_films.py`)
 """
 
 import importlib

@@ -11,6 +11,8 @@ A set with a feature `objects`, such as `coco/2017` and `voc/2012`, gives scenes
 without masks. Difficult objects of VOC count as crowds: no training target, and no mistake where
 they are found or missed. Option `sparse` as in `coco`, for COCO only. Boxes are clipped to the
 picture, those without an area skipped and counted in `notes`.
+
+A set of films and no pictures, such as `ucf101` and `bair_robot_pushing_small`: see `tfds_films`.
 """
 
 import contextlib
@@ -19,13 +21,13 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from effnets import errors
-from effnets.data import coco, coco_files, decode, sources
+from effnets.data import coco, coco_files, decode, sources, tfds_films
 
 
 class Tfds:
@@ -140,12 +142,12 @@ class TfdsScenes(Tfds):
 
 def open_split(
   argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
-) -> "Tfds":
+) -> "Tfds | tfds_films.TfdsFilms":
   """Returns one split of the TFDS data set `argument`, such as `cifar10` or `cifar10:3.0.2`.
 
   Raises: errors.UserError if there is no such data set, split or feature, or it is not prepared.
   """
-  allowed = ("data_dir", "image", "label", "sparse")
+  allowed = {"data_dir", "image", "label", "sparse", *tfds_films.OPTIONS}
   sources.check_options(options, allowed, kind="a TFDS data set", key=key)
   data_dir = options.get("data_dir")
   builder = _builder(argument, data_dir, key)
@@ -155,6 +157,10 @@ def open_split(
       + _how(argument, data_dir)
     )
   features = builder.info.features
+  if "image" not in features and "image" not in options and tfds_films.films(features):
+    names = tfds_films.chosen(features, options, argument=argument, key=key)
+    made = functools.partial(tfds_films.TfdsFilms, **names)
+    return _opened(made, builder, split, argument, data_dir, key, split_key)
   image, label = options.get("image", "image"), options.get("label", "label")
   objects = "objects" in features and "label" not in options
   wanted = {"image": image} if objects else {"image": image, "label": label}
@@ -167,10 +173,24 @@ def open_split(
     raise errors.UserError(
       f"{key}.options.label={label!r} of {argument} is no class label but {features[label]!r}."
     )
+  made = functools.partial(Tfds, image=image, label=label)
+  if objects:
+    made = functools.partial(TfdsScenes, image=image, sparse=options.get("sparse", False))
+  return _opened(made, builder, split, argument, data_dir, key, split_key)
+
+
+def _opened(
+  made: Callable[..., Any],
+  builder: Any,
+  split: str,
+  argument: str,
+  data_dir: str | None,
+  key: str,
+  split_key: str,
+) -> Any:
+  """Returns `made(builder, split)`. Raises: errors.UserError if there is no such split."""
   try:
-    if objects:
-      return TfdsScenes(builder, split, image=image, sparse=options.get("sparse", False))
-    return Tfds(builder, split, image=image, label=label)
+    return made(builder, split)
   except NotImplementedError as error:
     raise errors.UserError(
       f"{key}.source={argument!r} is prepared in {builder.data_path}, but as "

@@ -3,6 +3,7 @@
 Needs `pip install 'effnets[video]'`.
 """
 
+import importlib.util
 import os
 import pathlib
 import threading
@@ -73,6 +74,11 @@ def write(
   finally:
     if file is not None:
       file.release()
+
+
+def can_write() -> bool:
+  """Returns whether there is what `write` needs."""
+  return importlib.util.find_spec("cv2") is not None
 
 
 def _cv2(key: str) -> ModuleType:

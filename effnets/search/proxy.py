@@ -3,6 +3,7 @@
 Each is called as (space, tokens, seed) -> values. The landscapes of `landscapes.py` are others.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -24,11 +25,17 @@ EXECUTIONS = ("loop", "shared")
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "OOM")
 
 
-def child(config: Any, space: Any, tokens: Sequence[int], seed: int) -> ml_collections.ConfigDict:
+def child(
+  config: Any,
+  space: Any,
+  tokens: Sequence[int],
+  seed: int,
+  edges: Mapping[str, float] | None = None,
+) -> ml_collections.ConfigDict:
   """Returns the config of a child: the search's own, with this network, seed and no test split.
 
   What would have judged on the test split judges on the hold-out part, so that no number of a
-  search has seen a test picture.
+  search has seen a test picture. edges: weights that edges begin at, by their decisions' names.
 
   Raises: UserError if both are the same.
   """
@@ -49,6 +56,10 @@ def child(config: Any, space: Any, tokens: Sequence[int], seed: int) -> ml_colle
   made.profile.steps = 0
   made.seed = seed
   network.set_tokens(made, space, tuple(tokens))
+  if edges:
+    with made.ignore_type():
+      start = space.started(tuple(tokens), edges, masked=made.model.get("masked", False))
+      made.model.edge_start = start
   return made.lock()
 
 
@@ -96,8 +107,17 @@ class Proxy:
 
     Raises: InfeasibleError, FailedError with the reason; other errors are the machine's.
     """
+    return self._valued(space, tokens, seed, None)
+
+  def inheriting(self, info: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+    """Returns the same for a child with that note: `edges`, the weights that its edges begin at."""
+    return functools.partial(self._valued, edges=info.get("edges"))
+
+  def _valued(
+    self, space: Any, tokens: tuple[int, ...], seed: int, edges: Mapping[str, float] | None
+  ) -> dict[str, Any]:
     values = self.cost(space, tokens)
-    config = child(self._config, space, tokens, seed)
+    config = child(self._config, space, tokens, seed, edges)
     try:
       return {**self._train(config, space, tokens), **values}
     except FloatingPointError as error:

@@ -28,6 +28,7 @@ from effnets.search.study import Record, State, Study
 
 Evaluate = Callable[[Any, tuple[int, ...], int], Mapping[str, Any]]
 """(space, tokens, seed) -> values, JSON. Raises: Infeasible, Failed; any other is tried again."""
+# An evaluator may have a method `inheriting(info)`, which returns one for what a proposal notes.
 Reward = Callable[[Mapping[str, Any]], float]
 
 _CHIEF, _ENDED = "chief", "ended"
@@ -208,6 +209,10 @@ def _evaluated(
   study: Study, record: Record, evaluate: Evaluate, reward: Reward, seed: int
 ) -> Record:
   """Returns the record with what its evaluation gave; raises what is no `Exception` alone."""
+  # What a child has of its parent, such as trained weights of edges, if it can take that.
+  inheriting = getattr(evaluate, "inheriting", None)
+  if inheriting is not None:
+    evaluate = inheriting(record.proposal.info)
   try:
     values = study_lib.jsonable(evaluate(study.space, record.tokens, seed + record.repeat))
     missing = [name for name in study.objectives if name not in values]

@@ -55,16 +55,12 @@ class Video(clips.ClipTask):
     Of several classes it is the sum over classes.
     """
     del frozen, step
-    keys = {
-      name: streams.example_keys(streams.stream(root, name), batch["position"])
-      for name in ("augment", "flip", "dropout")
-    }
-    inputs = self._inputs(*self._augmented(batch, keys["augment"], keys["flip"]))
+    dropout = streams.example_keys(streams.stream(root, "dropout"), batch["position"])
     logits, model_state = self.module.apply(
       variables,
-      *inputs,
+      *self._inputs(*self.augmented(batch, root)),
       train=True,
-      keys={"dropout": keys["dropout"]},
+      keys={"dropout": dropout},
       mutable=[name for name in variables if name != "params"],
     )
     entropy, metrics = self._judged(logits, batch)
@@ -87,6 +83,19 @@ class Video(clips.ClipTask):
     entropy = optax.softmax_cross_entropy(logits, targets)
     correct = (jnp.argmax(logits, -1) == label).astype(jnp.float32)
     return entropy, {"top1": (jnp.sum(correct), jnp.float32(label.shape[0]))}
+
+  def augmented(
+    self, batch: base.Batch, root: Key[Array, ""]
+  ) -> tuple[UInt8[Array, "b t h w 3"], UInt8[Array, "b t h w 2"] | None]:
+    """Returns a batch's clips and their flow, if it has any, as a training step sees them.
+
+    root: the training's key; what is drawn is a function of it and of each `position`.
+    """
+    keys = [
+      streams.example_keys(streams.stream(root, name), batch["position"])
+      for name in ("augment", "flip")
+    ]
+    return self._augmented(batch, *keys)
 
   def _augmented(
     self, batch: base.Batch, keys: Key[Array, "b"], flips: Key[Array, "b"]

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from effnets import commands, configuration, errors
+from effnets.commands import predicted
+from effnets.data import video, videos
 
 
 @pytest.fixture
@@ -31,6 +33,31 @@ def test_clips_are_shown(config, tmp_path):
   commands.show(config, str(tmp_path))
   # Eight clips of four frames, tiles of 64 pixels.
   assert Image.open(tmp_path / "plots" / "clips.png").size == (4 * 66 - 2, 8 * 66 - 2)
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_films_are_written_as_gif_and_mp4(tmp_path, monkeypatch, library):
+  if library:
+    pytest.importorskip("cv2")
+  monkeypatch.setattr(video, "can_write", lambda: library)
+  given, truth, told = [30, 70], [110, 150, 190], [200, 160, 120]
+  of = lambda levels: np.tile(np.array(levels, np.uint8)[:, None, None, None], (1, 32, 32, 3))  # noqa: E731
+  whole, shown = np.stack([of(given + truth)] * 2), np.stack([of(told)[None]] * 2)
+  predicted.pictures(tmp_path, "plots/told", {"whole": whole, "shown": shown}, 2)
+  with Image.open(tmp_path / "plots" / "told.gif") as film:
+    size = film.size
+    assert film.n_frames == 5
+  assert (tmp_path / "plots" / "told.mp4").exists() == library
+  if not library:
+    return
+  film = videos.film(str(tmp_path / "plots" / "told.mp4"))
+  assert (film.frames, film.rate) == (5, 5.0)
+  frames = film.read(range(5)).astype(int)
+  assert frames.shape == (5, size[1], size[0], 3)
+  # Truth beside what was told; codecs lose a little. The first two frames were given.
+  for left, levels in ((20, given + truth), (86, given + told)):
+    inside = frames[:, 20:44, left : left + 24].mean((1, 2, 3))
+    np.testing.assert_allclose(inside, levels, atol=5)
 
 
 @pytest.mark.slow
@@ -62,6 +89,7 @@ def test_a_run(config, tmp_path):
   commands.predict(config, str(workdir))
   with Image.open(workdir / "predictions" / "walk.gif") as film:
     assert film.n_frames == 5
+  assert (workdir / "predictions" / "walk.mp4").is_file() == video.can_write()
   (folder / "0.png").unlink()
   (folder / "1.png").unlink()
   with pytest.raises(errors.UserError, match="has 1 frames; a context takes 2"):

@@ -11,6 +11,7 @@ import pytest
 from effnets import errors
 from effnets.search import running, storage
 from effnets.search import study as study_lib
+from effnets.search.algorithms import Proposal
 from effnets.search.running import FailedError, InfeasibleError, Rules
 from effnets.search.study import Record, State, Study
 from tests.search import stand_ins
@@ -417,3 +418,20 @@ def test_ranking_and_front():
   assert [r.number for r in study_lib.ranking(records, "cost")] == [2, 3, 1, 4, 0, 5]
   assert [r.number for r in study_lib.ranking(records)] == [1, 2, 3, 4, 0, 5]
   assert [r.number for r in study_lib.front(records, "accuracy", "cost")] == [5, 0, 2]
+
+
+def test_an_evaluator_may_ask_what_a_child_has_of_its_parent():
+  seen = []
+
+  class Inheriting(Counting):
+    def inheriting(self, info):
+      seen.append(dict(info))
+      return self
+
+  class Noting(stand_ins.Climber):
+    def propose(self, number):
+      return Proposal(super().propose(number).tokens, {"edges": {"a": number / 4}})
+
+  study = Study(SPACE)
+  search(study, trials=3, evaluate=Inheriting(), algorithm=Noting(SPACE))
+  assert seen == [{"edges": {"a": number / 4}} for number in range(len(seen))] and seen

@@ -125,7 +125,9 @@ class GuidedSettings(Settings):
   threshold: `child` draws one bound from U(0, 1) for a child, above which edges of the parent stay;
     `edge` draws one for each edge; `none` keeps as many edges as `child` would, but any.
   edges: the kind of the decisions that are edges. change: how likely one of the other decisions,
-  where there are any, changes too.
+  where there are any, changes too. regroup: how likely a node splits, or two merge, before that, in
+  a space that knows how (a method `regrouped`). inherit: whether the edges that a child has of its
+  parent start from their weights there; else all start alike.
   """
 
   population: int = 20
@@ -134,6 +136,8 @@ class GuidedSettings(Settings):
   threshold: Literal["child", "edge", "none"] = "child"
   edges: str = "edge"
   change: float = 0.5
+  regroup: float = 0.5
+  inherit: bool = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -154,7 +158,12 @@ class GuidedEvolution(Evolution):
     super().__init__(space, seed, settings)
     kinds = [decision.kind for decision in space.decisions]
     self.edges = [place for place, kind in enumerate(kinds) if kind == settings.edges]
-    self.others = [place for place, kind in enumerate(kinds) if kind != settings.edges]
+    sizes = getattr(space, "sizes", ())
+    self.others = [
+      place for place, kind in enumerate(kinds) if kind != settings.edges and place not in sizes
+    ]
+    # A space may know which edges there can be, which depends on its nodes.
+    self._knowing = hasattr(space, "admissible") and hasattr(space, "needed")
     if not self.edges:
       raise errors.unknown("edges", settings.edges, "a kind of this space's decisions", set(kinds))
     index = {decision.name: place for place, decision in enumerate(space.decisions)}
@@ -184,15 +193,21 @@ class GuidedEvolution(Evolution):
     }
     bound = float(rng.random())
     kept = self._kept(weights, bound, rng)
-    free = [place for place in self.edges if place not in weights]
+    open_to = self.space.admissible(parent.tokens) if self._knowing else self.edges
+    free = [place for place in self.edges if place not in weights and place in open_to]
     chance = (len(weights) - len(kept)) / max(len(free), 1)
     added = {place for place in free if rng.random() < chance}
     tokens = list(parent.tokens)
     for place in self.edges:
       tokens[place] = int(place in kept or place in added)
     self._mend(tokens, weights, rng)
-    info = {"threshold": bound, "edges": {names[p]: w for p, w in weights.items() if tokens[p]}}
-    return self._changed(tuple(tokens), rng), info
+    told = parent.values.get("edges", {})
+    own = {names[p]: w for p, w in weights.items() if tokens[p] and names[p] in told}
+    found = tuple(tokens)
+    if hasattr(self.space, "regrouped") and rng.random() < self.settings.regroup:
+      found, own = self.space.regrouped(found, rng, own)
+    info = {"threshold": bound, "edges": own if self.settings.inherit else {}}
+    return self._changed(found, rng), info
 
   def _kept(self, weights: Mapping[int, float], bound: float, rng: np.random.Generator) -> set[int]:
     """Returns the parent's edges that stay."""
@@ -207,7 +222,7 @@ class GuidedEvolution(Evolution):
     self, tokens: list[int], weights: Mapping[int, float], rng: np.random.Generator
   ) -> None:
     """Puts back, where one of several edges is needed, the strongest that was dropped."""
-    for places in self._needed:
+    for places in self.space.needed(tokens) if self._knowing else self._needed:
       if not any(tokens[place] for place in places):
         dropped = [place for place in places if place in weights]
         if dropped:

@@ -8,6 +8,7 @@ import flax.linen as nn
 from effnets import errors
 from effnets.search import space as _space
 from effnets.search.spaces import assembly as assembly
+from effnets.search.spaces import growing as growing
 from effnets.search.spaces import mixnet as mixnet
 from effnets.search.spaces import mnas as mnas
 from effnets.search.spaces import mobile as mobile

@@ -105,13 +105,42 @@ class AssemblySpace(space.Space):
     """
     if masked:
       overrides.update(masked=True, kept=spec.edges)
-      nodes = list(spec.nodes)
-      for number, node in enumerate(nodes):
-        inputs = tuple(source for source, target in self.edges if target == number)
-        nodes[number] = dataclasses.replace(node, inputs=inputs)
-      spec = Assembly(tuple(nodes))
+      spec = Assembly(self._whole(spec.nodes))
     graph = assemblenet_graphs.text(spec)
     return models.create(model, **{"graph": graph, "edges": "learned", **overrides})
+
+  def started(
+    self, tokens: Sequence[int], edges: Mapping[str, float], *, masked: bool = False
+  ) -> assemblenet_graphs.Weights:
+    """Returns the weights that a graph's edges begin at, by node, as `build` takes `edge_start`.
+
+    edges: as `learned` gives them; others begin at 0.5. masked: as of `build`.
+    """
+    # The sigmoid reaches neither end; a weight of 1 is that of an only input.
+    inside = lambda weight: min(max(weight, 1e-3), 1 - 1e-3)  # noqa: E731
+    graph, found = self.decode(tokens), []
+    nodes = self._whole(graph.nodes) if masked else graph.nodes
+    numbers = self._slots(nodes)
+    for target, node in enumerate(nodes):
+      names = [self._edge_name(numbers[source], numbers[target]) for source in node.inputs]
+      own = tuple(inside(float(edges.get(name, 0.5))) for name in names)
+      found.append(own if len(own) > 1 else ())
+    return tuple(found)
+
+  def _edge_name(self, source: int, target: int) -> str:
+    return self.decisions[self.edges[source, target]].name
+
+  def _slots(self, nodes: Sequence[Node]) -> Sequence[int]:
+    """Returns the space's number of every node of a graph."""
+    return range(len(nodes))
+
+  def _whole(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Returns the nodes of a graph with all edges that there may be between them."""
+    lower = [[i for i, other in enumerate(nodes) if other.level < node.level] for node in nodes]
+    return tuple(
+      dataclasses.replace(node, inputs=tuple(inputs))
+      for node, inputs in zip(nodes, lower, strict=True)
+    )
 
   def learned(self, module: nn.Module, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what trained parameters say of a graph: `edges`, the weights of those there are.
@@ -120,12 +149,12 @@ class AssemblySpace(space.Space):
     """
     weights = module.edge_weights(params)
     kept = set(module.kept or module.graph.edges)
-    found = {}
+    found, numbers = {}, self._slots(module.graph.nodes)
     for target, node in enumerate(module.graph.nodes):
       own = weights[target] or (1.0,) * len(node.inputs)
       for source, weight in zip(node.inputs, own, strict=True):
         if (source, target) in kept:
-          found[self.decisions[self.edges[source, target]].name] = weight
+          found[self._edge_name(numbers[source], numbers[target])] = weight
     return {"edges": found}
 
   def edges_of(self, tokens: Sequence[int]) -> tuple[tuple[int, int], ...]:
@@ -148,11 +177,12 @@ class AssemblySpace(space.Space):
     if strength is None:
       strength = dict.fromkeys(self.edges_of(tokens), 1.0)
     kept = set(edges)
-    wrong = sorted(kept - set(self.edges))
+    open_to = self.admissible(tokens)
+    wrong = sorted(edge for edge in kept if self.edges.get(edge) not in open_to)
     if wrong:
       raise errors.UserError(f"edges {wrong} are not admissible in {self.name!r}.")
-    for rule in self.rules:
-      group = [edge for edge, p in self.edges.items() if self.decisions[p].name in rule.names]
+    for places in self.needed(tokens):
+      group = [edge for edge, place in self.edges.items() if place in places]
       if not kept & set(group):
         kept.add(max(group, key=lambda edge: strength.get(edge, 0.0)))
     found = list(tokens)
@@ -160,22 +190,44 @@ class AssemblySpace(space.Space):
       found[place] = int(edge in kept)
     return tuple(found)
 
+  def needed(self, tokens: Sequence[int]) -> list[list[int]]:
+    """Returns places of edges in groups, of each of which a graph needs one."""
+    del tokens
+    return [[self.index[name] for name in rule.names] for rule in self.rules]
+
+  def admissible(self, tokens: Sequence[int]) -> set[int]:
+    """Returns places of edges between nodes that are there."""
+    del tokens
+    return set(self.edges.values())
+
   def count_raw(self) -> int:
-    """Returns how many points there are, by inclusion and exclusion over nodes without output."""
+    """Returns how many points there are."""
     free = len(self) - len(self.edges)
-    total = 0
-    for idle in _below(self._counts[:-1]):
-      ways, lower = 1, 0
-      for level, count in enumerate(self._counts):
-        if level:
-          ways *= (2**lower - 1) ** count
-        if level < len(idle):
-          ways *= math.comb(count, idle[level]) * (-1) ** idle[level]
-          lower += count - idle[level]
-      total += ways
-    return total * math.prod(int(arity) for arity in self.arities[:free])
+    return connected(self._counts) * math.prod(int(arity) for arity in self.arities[:free])
 
   count_unique = count_raw
+
+
+def connected(counts: Sequence[int]) -> int:
+  """Returns how many sets of edges there are between so many stems and nodes of each level.
+
+  Every node has an input and, below the last level, an output. By inclusion and exclusion over
+  nodes without output.
+
+  >>> connected((1, 1)), connected((2, 1)), connected((1, 2, 1))
+  (1, 1, 2)
+  """
+  total = 0
+  for idle in _below(counts[:-1]):
+    ways, lower = 1, 0
+    for level, count in enumerate(counts):
+      if level:
+        ways *= (2**lower - 1) ** count
+      if level < len(idle):
+        ways *= math.comb(count, idle[level]) * (-1) ** idle[level]
+        lower += count - idle[level]
+    total += ways
+  return total
 
 
 def _below(counts: Sequence[int]) -> Iterable[tuple[int, ...]]:

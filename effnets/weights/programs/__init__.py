@@ -1,7 +1,8 @@
 """Networks as programs of other runtimes, and those runtimes.
 
-Whatever the format, a program takes `images`, uint8 `b h w 3` of the network's own size; a
-classifier's gives `logits` and `probabilities`, float32 `b k`. Normalisation is inside.
+Whatever the format, a program of images takes `images`, uint8 `b h w 3` of the network's own size;
+a classifier's gives `logits` and `probabilities`, float32 `b k`. Normalisation is inside. What
+networks of films take and give, in StableHLO, is said by their `Films`.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from effnets.weights.programs.base import INPUT as INPUT
 from effnets.weights.programs.base import OUTPUTS as OUTPUTS
 from effnets.weights.programs.base import Program as Program
 from effnets.weights.programs.base import Run as Run
+from effnets.weights.programs.films import Films as Films
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Shaped, UInt8
+from jaxtyping import Array, Shaped
 
 from effnets import augment, errors
 
 INPUT, OUTPUTS = "images", ("logits", "probabilities")
-# A program as a function of uint8 images, in its own runtime.
-Run = Callable[[UInt8[np.ndarray, "b h w 3"]], dict[str, Shaped[np.ndarray, "b *k"]]]
+# A program as a function of uint8 images, or of its several inputs, in its own runtime.
+Run = Callable[..., dict[str, Shaped[np.ndarray, "b *s"]]]
 
 _PACKAGES = {  # what pip calls a module, where it is not the module's own name
   "tensorflow": "tensorflow-cpu",
@@ -98,6 +98,11 @@ class Program:
     """Height, width and channels of an image."""
     size = self.image_size
     return (size, size, 3) if isinstance(size, int) else (*size, 3)
+
+  @property
+  def inputs(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The input by name: shape without the batch, and type."""
+    return {INPUT: (self.shape, np.uint8)}
 
   def reference(self) -> Run:
     """Returns what the exported program should be: the module as it is, in float32, on the CPU."""

@@ -3,36 +3,35 @@
 import pathlib
 
 import jax
-import numpy as np
 from jax import export
 
-from effnets.weights.programs import base
+from effnets.weights.programs import base, films
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(program: base.Program, path: pathlib.Path) -> None:
+def write(program: base.Program | films.Films, path: pathlib.Path) -> None:
   """Writes the serialised program, weights inside, to `path`.
 
   Raises: UserError for an operation that cannot be in a file, such as a call back to Python.
   """
   (batch,) = (program.batch,) if program.batch else export.symbolic_shape("b")
-  images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
+  given = [jax.ShapeDtypeStruct((batch, *shape), kind) for shape, kind in program.inputs.values()]
 
-  def outputs(images):
-    return program.outputs(program.variables, images)
+  def outputs(*arrays):
+    return program.outputs(program.variables, *arrays)
 
   with base.refusing("stablehlo"):
-    content = export.export(jax.jit(outputs), platforms=PLATFORMS)(images).serialize()
+    content = export.export(jax.jit(outputs), platforms=PLATFORMS)(*given).serialize()
   path.write_bytes(content)
 
 
 def read(path: pathlib.Path) -> base.Run:
-  """Returns the program in `path` as a function of uint8 images, run by JAX on the CPU."""
+  """Returns the program in `path` as a function of its inputs, run by JAX on the CPU."""
   call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
 
-  def run(images):
+  def run(*arrays):
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-      return jax.device_get(call(images))
+      return jax.device_get(call(*arrays))
 
   return run
