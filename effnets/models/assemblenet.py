@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
 from effnets.models import assemblenet_graphs as graphs
-from effnets.models import initialize, layers, network, registry
+from effnets.models import common, initialize, layers, network, registry
 from effnets.models.assemblenet_nodes import Group, Stem
 
 REPEATS = {
@@ -37,7 +37,7 @@ REMAT = ("none", "block")
 _Keys = Mapping[str, Key[Array, "b"]] | None
 
 
-class AssembleNet(nn.Module):
+class AssembleNet(common.Common, kw_only=True):
   """A classifier of clips: stems, nodes, mean over pixels, over time, dropout, dense layer.
 
   graph: its nodes. weights: of edges by node, behind the sigmoid, that are not trained; () for
@@ -51,8 +51,8 @@ class AssembleNet(nn.Module):
   masked: whether edges can be switched off by variables, see `Group`; one program then serves every
     subgraph. kept: the edges that are on in the beginning; () for all.
   frames, image_size: it was designed for; any others work.
-  norm_sets, norm_parts, norm_shards: see `layers.NormSets`. remat: `block` keeps the input of every
-    residual block alone and computes the rest again. The others: see `layers.Settings`.
+  remat: `block` keeps the input of every residual block alone and computes the rest again. The
+    others: see `common.Common`.
   """
 
   graph: graphs.Assembly
@@ -71,16 +71,7 @@ class AssembleNet(nn.Module):
   pool: str = "mean"
   masked: bool = False
   kept: tuple[graphs.Edge, ...] = ()
-  remat: str = "none"
-  norm_sets: int = 1
-  norm_parts: tuple[int, ...] = (0,)
-  norm_shards: int = 1
-  plain: bool = False
-  dtype: Any = "float32"
-  momentum: float = 0.99
   epsilon: float = 1e-5
-  group: ops.Group = ops.Group()
-  split: ops.Split | None = None
 
   def abstract_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Returns the shapes of one clip, and of its flow if that is given."""
@@ -98,16 +89,7 @@ class AssembleNet(nn.Module):
     return ()
 
   def setup(self) -> None:
-    settings = layers.Settings(
-      padding="SYMMETRIC",
-      plain=self.plain,
-      dtype=jnp.dtype(self.dtype),
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      group=self.group,
-      norms=layers.NormSets(self.norm_sets, self.norm_parts, self.norm_shards),
-      split=self.split,
-    )
+    settings = self.settings(padding="SYMMETRIC")
     stems = [node for node in self.graph.nodes if node.kind != "block"]
     kept = set(self.kept)
     made: list[nn.Module] = []

@@ -24,8 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from effnets import ops
-from effnets.models import frame_coders, layers, recurrence
+from effnets.models import common, frame_coders, recurrence
 
 KINDS = ("stochastic", "recurrent", "feedforward")
 PRIORS = ("learned", "fixed")
@@ -50,7 +49,7 @@ class Predicted:
   prior: _Normal | None = None
 
 
-class VideoPredictor(nn.Module):
+class VideoPredictor(common.Common, kw_only=True):
   """Encoder, frame predictor, posterior, prior, decoder.
 
   kind: see the module. coder: see `frame_coders`; `shallow` goes with convolutional LSTMs, the
@@ -70,7 +69,7 @@ class VideoPredictor(nn.Module):
   variance 1 / fan_in, for few: of these 0.02 would leave little of what passes the recurrent nets.
   channels: of frames. frames, image_size: it was designed for; any other number of frames works.
   remat: `block` keeps of every layer and of every step its input alone for the backward pass.
-  The others: see `layers.Settings`.
+  The others: see `common.Common`.
   """
 
   kind: str = "stochastic"
@@ -90,13 +89,8 @@ class VideoPredictor(nn.Module):
   channels: int = 3
   frames: int = 12
   image_size: int = 64
-  remat: str = "none"
-  plain: bool = False
-  dtype: Any = "float32"
   momentum: float = 0.9
   epsilon: float = 1e-5
-  group: ops.Group = ops.Group()
-  split: ops.Split | None = None
 
   def abstract_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Returns the shapes of one clip, and of its actions if there are such."""
@@ -120,15 +114,7 @@ class VideoPredictor(nn.Module):
     return frame_coders.wide(self.code, self.k) if self.scale_code else self.code
 
   def setup(self) -> None:
-    settings = layers.Settings(
-      padding="SYMMETRIC",
-      plain=self.plain,
-      dtype=jnp.dtype(self.dtype),
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      group=self.group,
-      split=self.split,
-    )
+    settings = self.settings(padding="SYMMETRIC")
     coder = (self.coder, self.k, settings, self.remat != "none", STARTS[self.start])
     self.encoder = frame_coders.Encoder(*coder, code=self.code_channels, name="encoder")
     self.decoder = frame_coders.Decoder(*coder, channels=self.channels, name="decoder")
