@@ -173,6 +173,16 @@ class Texts:
     }
     return made
 
+  def with_blank_targets(self) -> "Texts":
+    """Returns the same source with targets of 0, as if teachers had seen it."""
+    made = copy.copy(self)
+    made.inputs = (*INPUTS, "targets", "taught")
+    made._targets = {
+      number: np.broadcast_to(np.float32(0), (len(found), task.units))
+      for number, (task, found) in enumerate(zip(self.tasks, self.examples, strict=True))
+    }
+    return made
+
 
 class Part:
   """The examples of one task of a source, which has the same fields. number: of the task."""
