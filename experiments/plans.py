@@ -46,6 +46,10 @@ PLANS = {
     ("configs/saccader.py:imagenet", "v5e-64", [f"--config.plan.stage={stage}"])
     for stage in ("represent", "locate", "reinforce")
   ],
+  "bam": [
+    ("configs/bam.py:glue,folder=GLUE", topology, [f"--config.plan.stage={stage}"])
+    for topology, stage in (("v5e-16", "single_multi"), ("v5e-4", "single_mnli"))
+  ],
   "spinenet": [("configs/spinenet.py:mask_rcnn,190", "v5p-256", [SCENES])],
 }
 

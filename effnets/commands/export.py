@@ -12,6 +12,7 @@ import numpy as np
 from rich import console as rich_console
 
 from effnets import data, errors, parallel, tasks, training
+from effnets.commands import export_texts
 from effnets.commands.trained import class_names, describe, open_model
 from effnets.weights import programs
 
@@ -20,7 +21,7 @@ ABOUT = "export.json"
 # Of the largest logit. Another order of the same sums, and weights that were multiplied out
 # beforehand, cost about 1e-6; a wrong padding or layout costs more than 1e-2.
 TOLERANCE = 1e-3
-_CHECKED = 8  # images
+_CHECKED = 8  # images or texts
 # Formats that have words for loops, and so for the suppression of detections.
 _LOOPS = ("stablehlo", "savedmodel")
 
@@ -45,7 +46,8 @@ def export(config: Any, workdir: str) -> None:
   trained = open_model(config, workdir)
   names = class_names(config, trained)
   calibration = _calibration(trained, settings) if settings.int8 else None
-  program = _program(trained, settings)
+  texts = isinstance(trained.task, tasks.Text)
+  program = export_texts.program(trained) if texts else _program(trained, settings)
   if jax.process_index():
     return
   with _replacing(folder) as new:
@@ -54,7 +56,11 @@ def export(config: Any, workdir: str) -> None:
       chosen.write(program, file)
     else:
       chosen.write(program, file, batch_size=settings.batch_size, calibration=calibration)
-    about = _describe_program(trained, settings, chosen, names, program)
+    if texts:
+      about = _head(trained, settings, chosen) | export_texts.described(trained, program)
+      about["tokenizer"] = export_texts.write_vocabulary(trained, new)
+    else:
+      about = _describe_program(trained, settings, chosen, names, program)
     about.update(_compare(program, chosen.read(file), trained, settings, new))
     (new / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
   _report(about, f"{describe(trained, workdir)}: {folder / chosen.file}")
@@ -72,7 +78,7 @@ def _program(trained: training.results.Trained, settings: Any) -> programs.Progr
   elif not isinstance(task, tasks.Classification):
     raise errors.UserError(
       f"--mode=export: config.task.name={trained.config.task.name!r} cannot be exported; "
-      "classification and detection can."
+      "classification, detection and text can."
     )
   return programs.Program(
     module=module,
@@ -92,6 +98,11 @@ def _format(settings: Any, task: str) -> programs.Format:
     raise errors.UserError(
       f"config.export.format={settings.format!r}{' with int8' if settings.int8 else ''} is for "
       f"classifiers; detectors go as {' or '.join(_LOOPS)}."
+    )
+  if task == "text" and settings.format == "tflite":
+    raise errors.UserError(
+      "config.export.format='tflite' is for classifiers of images; encoders of texts go as "
+      "stablehlo, onnx or savedmodel."
     )
   if settings.int8 and settings.format != "tflite":
     raise errors.UserError(
@@ -149,7 +160,7 @@ def _replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
-# ---- Images, and what the program makes of them --------------------------------------------------
+# ---- Inputs, and what the program makes of them --------------------------------------------------
 
 
 def _batches(trained: training.results.Trained, part: str, size: int) -> Iterator[dict[str, Any]]:
@@ -208,7 +219,7 @@ def _calibration(
 
 
 def _compare(
-  program: programs.Program,
+  program: programs.Program | programs.TextProgram,
   run: programs.Run,
   trained: training.results.Trained,
   settings: Any,
@@ -219,10 +230,14 @@ def _compare(
   Raises: UserError if a float32 program is further away than `TOLERANCE`.
   """
   reference = program.reference()
-  images, what = _some_images(trained)
+  if isinstance(program, programs.TextProgram):
+    inputs, what = export_texts.some_inputs(trained, _CHECKED)
+  else:
+    images, what = _some_images(trained)
+    inputs = (images,)
   if program.batch:
-    images = np.resize(images, (program.batch, *images.shape[1:]))
-  expected, actual = reference(images), run(images)
+    inputs = tuple(np.resize(array, (program.batch, *array.shape[1:])) for array in inputs)
+  expected, actual = reference(*inputs), run(*inputs)
   differences = {name: float(np.abs(actual[name] - expected[name]).max()) for name in program.names}
   judged = program.names[0]
   largest = float(np.abs(expected[judged]).max())
@@ -237,7 +252,7 @@ def _compare(
     "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
     "largest_difference": differences,
     "largest": largest,
-    "compared_on": f"{len(images)} {what}",
+    "compared_on": f"{len(inputs[0])} {what}",
   }
   if program.batch:
     about["outputs"] = {
@@ -271,6 +286,19 @@ def _accuracy(
 # ---- What is told --------------------------------------------------------------------------------
 
 
+def _head(
+  trained: training.results.Trained, settings: Any, chosen: programs.Format
+) -> dict[str, Any]:
+  """Returns what is told of every program."""
+  return {
+    "format": settings.format,
+    "file": chosen.file,
+    "int8": settings.int8,
+    "model": trained.config.model.name,
+    "source": trained.about,
+  }
+
+
 def _describe_program(
   trained: training.results.Trained,
   settings: Any,
@@ -283,11 +311,7 @@ def _describe_program(
   size = task.image_size
   scenes = isinstance(task, tasks.Detection)
   return {
-    "format": settings.format,
-    "file": chosen.file,
-    "int8": settings.int8,
-    "model": config.model.name,
-    "source": trained.about,
+    **_head(trained, settings, chosen),
     # A batch of null takes any number of images.
     "input": {"name": programs.INPUT, "dtype": "uint8", "shape": [batch, *program.shape]},
     "outputs": {

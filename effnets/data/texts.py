@@ -255,7 +255,7 @@ def open_split(
     if not tasks:
       raise errors.UserError(f"{split_key}={split!r} is a split of mnli, which is not among tasks.")
   files = _files(argument, key)
-  tokenizer = _tokenizer(settings, argument, key)
+  tokenizer = tokenizer_of(argument, settings, key=key)
   examples = [glue.read(task, split, files, where=where) for task in tasks]
   more: dict[str, Any] = {}
   if split == "train":
@@ -307,7 +307,14 @@ def _both(found: list[glue.Example]) -> list[glue.Example]:
   return [*found, *(e._replace(first=e.second, second=e.first, row=e.row + count) for e in found)]
 
 
-def _tokenizer(settings: Mapping[str, Any], argument: str, key: str) -> wordpiece.Tokenizer:
+def tokenizer_of(
+  argument: str, options: Mapping[str, Any], *, key: str = "config.data"
+) -> wordpiece.Tokenizer:
+  """Returns the tokenizer of a source, whose files need not be here. Arguments: see `open_split`.
+
+  Raises: UserError if no vocabulary is named, or it cannot be read.
+  """
+  settings = {**_DEFAULTS, **options}
   if not settings["vocabulary"]:
     if argument:
       raise errors.UserError(

@@ -260,12 +260,15 @@ class Bert(nn.Module):
     types = jnp.zeros_like(ids) if token_type_ids is None else token_type_ids
     mask = jnp.ones_like(ids) if mask is None else mask
     noise = keys["dropout"] if train and keys is not None and "dropout" in keys else None
-    x = self.words()[ids] + self.segments()[types] + self.places()[None, : ids.shape[-1]]
+    # Host arrays too, by numbers that may be traced.
+    words, segments, places = map(jnp.asarray, (self.words(), self.segments(), self.places()))
+    x = words[ids] + segments[types] + places[None, : ids.shape[-1]]
     x = self.first_norm(x).astype(jnp.dtype(self.dtype))
     x = _dropped(x, noise, 0, self.dropout_rate)
     for index, block in enumerate(self.blocks):
       x = block(x, mask, None if noise is None else _folded(noise, index + 1))
-    return x, jnp.tanh(self.pooler(x[:, 0]))
+    first = jax.lax.index_in_dim(x, 0, axis=1, keepdims=False)
+    return x, jnp.tanh(self.pooler(first))
 
 
 class WithHeads(nn.Module):

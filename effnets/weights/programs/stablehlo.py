@@ -3,7 +3,6 @@
 import pathlib
 
 import jax
-import numpy as np
 from jax import export
 
 from effnets.weights.programs import base
@@ -11,28 +10,22 @@ from effnets.weights.programs import base
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(program: base.Program, path: pathlib.Path) -> None:
+def write(program: base.Program | base.TextProgram, path: pathlib.Path) -> None:
   """Writes the serialised program, weights inside, to `path`.
 
   Raises: UserError for an operation that cannot be in a file, such as a call back to Python.
   """
   (batch,) = (program.batch,) if program.batch else export.symbolic_shape("b")
-  images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
+  shapes = program.inputs(batch).values()
 
-  def outputs(images):
-    return program.outputs(program.variables, images)
+  def outputs(*arrays):
+    return program.outputs(program.variables, *arrays)
 
   with base.refusing("stablehlo"):
-    content = export.export(jax.jit(outputs), platforms=PLATFORMS)(images).serialize()
+    content = export.export(jax.jit(outputs), platforms=PLATFORMS)(*shapes).serialize()
   path.write_bytes(content)
 
 
 def read(path: pathlib.Path) -> base.Run:
-  """Returns the program in `path` as a function of uint8 images, run by JAX on the CPU."""
-  call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
-
-  def run(images):
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-      return jax.device_get(call(images))
-
-  return run
+  """Returns the program in `path` as a function of its inputs, run by JAX on the CPU."""
+  return base.on_cpu(jax.jit(export.deserialize(bytearray(path.read_bytes())).call))
