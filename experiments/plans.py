@@ -55,6 +55,10 @@ PLANS = {
     ("configs/video_prediction.py:human36m", "v5e-16", ["--config.mesh.fsdp=4"]),
     ("configs/video_prediction.py:kitti", "v5e-32", ["--config.mesh.space=2"]),
   ],
+  "bam": [
+    ("configs/bam.py:glue,folder=GLUE", topology, [f"--config.plan.stage={stage}"])
+    for topology, stage in (("v5e-16", "single_multi"), ("v5e-4", "single_mnli"))
+  ],
   "spinenet": [("configs/spinenet.py:mask_rcnn,190", "v5p-256", [SCENES])],
 }
 

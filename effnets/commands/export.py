@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from rich import console as rich_console
 
 from effnets import data, errors, parallel, tasks, training
-from effnets.commands import export_clips
+from effnets.commands import export_clips, export_texts
 from effnets.commands.trained import class_names, describe, open_model
 from effnets.weights import programs
 
@@ -21,11 +21,12 @@ ABOUT = "export.json"
 # Of the largest logit. Another order of the same sums, and weights that were multiplied out
 # beforehand, cost about 1e-6; a wrong padding or layout costs more than 1e-2.
 TOLERANCE = 1e-3
-_CHECKED = 8  # images
+_CHECKED = 8  # images or texts
 # Formats that have words for everything, loops too, and so for the suppression of detections.
 _LOOPS = ("stablehlo", "savedmodel")
 _SCENES = ("detection", "instances", "segmentation")
 _FILMS = ("video", "prediction")
+_Exported = programs.Program | programs.TextProgram | programs.Films
 
 
 def export(config: Any, workdir: str) -> None:
@@ -57,14 +58,30 @@ def export(config: Any, workdir: str) -> None:
       chosen.write(program, file)
     else:
       chosen.write(program, file, batch_size=settings.batch_size, calibration=calibration)
-    about = _describe_program(trained, settings, chosen, names, program)
+    about = {
+      "format": settings.format,
+      "file": chosen.file,
+      "int8": settings.int8,
+      "model": trained.config.model.name,
+      "source": trained.about,
+    }
+    if isinstance(program, programs.TextProgram):
+      about |= export_texts.describe(trained, program)
+      about["tokenizer"] = export_texts.write_vocabulary(trained, new)
+    elif isinstance(program, programs.Films):
+      about |= export_clips.describe(trained, program) | {"class_names": list(names)}
+    else:
+      batch = program.batch if chosen.any_batch else settings.batch_size
+      about |= _describe_images(trained, program, batch) | {"class_names": list(names)}
     about.update(_compare(program, chosen.read(file), trained, settings, new))
     (new / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
   _report(about, f"{describe(trained, workdir)}: {folder / chosen.file}")
 
 
-def _program(trained: training.results.Trained, settings: Any) -> programs.Program | programs.Films:
+def _program(trained: training.results.Trained, settings: Any) -> _Exported:
   task = trained.task
+  if isinstance(task, tasks.Text):
+    return export_texts.program(trained)
   if export_clips.is_films(task):
     return export_clips.program(trained)
   module, variables = task.tested(parallel.to_host(trained.variables))
@@ -76,7 +93,7 @@ def _program(trained: training.results.Trained, settings: Any) -> programs.Progr
   elif not isinstance(task, tasks.Classification):
     raise errors.UserError(
       f"--mode=export: config.task.name={trained.config.task.name!r} cannot be exported; "
-      "classification, detection, instances and segmentation can, of films also prediction."
+      "classification, detection, instances, segmentation and text can, of films also prediction."
     )
   return programs.Program(
     module=module,
@@ -107,6 +124,11 @@ def _format(settings: Any, task: str) -> programs.Format:
     raise errors.UserError(
       f"config.export.format={settings.format!r}{' with int8' if settings.int8 else ''} is for "
       f"classifiers; detectors and segmenters go as {' or '.join(_LOOPS)}."
+    )
+  if task == "text" and settings.format == "tflite":
+    raise errors.UserError(
+      "config.export.format='tflite' is for classifiers of images; encoders of texts go as "
+      "stablehlo, onnx or savedmodel."
     )
   if settings.int8 and settings.format != "tflite":
     raise errors.UserError(
@@ -164,7 +186,7 @@ def _replacing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     raise
 
 
-# ---- Images, and what the program makes of them --------------------------------------------------
+# ---- Inputs, and what the program makes of them --------------------------------------------------
 
 
 def _batches(trained: training.results.Trained, part: str, size: int) -> Iterator[dict[str, Any]]:
@@ -223,7 +245,7 @@ def _calibration(
 
 
 def _compare(
-  program: programs.Program | programs.Films,
+  program: _Exported,
   run: programs.Run,
   trained: training.results.Trained,
   settings: Any,
@@ -234,7 +256,9 @@ def _compare(
   Raises: UserError if a float32 program is further away than `TOLERANCE`.
   """
   reference = program.reference()
-  if isinstance(program, programs.Films):
+  if isinstance(program, programs.TextProgram):
+    given, what = export_texts.examples(trained, _CHECKED)
+  elif isinstance(program, programs.Films):
     given, what = export_clips.examples(trained, program)
   else:
     images, what = _some_images(trained)
@@ -290,28 +314,14 @@ def _accuracy(
 # ---- What is told --------------------------------------------------------------------------------
 
 
-def _describe_program(
-  trained: training.results.Trained,
-  settings: Any,
-  chosen: programs.Format,
-  names: Sequence[str],
-  program: programs.Program | programs.Films,
+def _describe_images(
+  trained: training.results.Trained, program: programs.Program, batch: int | None
 ) -> dict[str, Any]:
+  """Returns what is told of a program of images, which takes so many."""
   config, task = trained.config, trained.task
-  about = {
-    "format": settings.format,
-    "file": chosen.file,
-    "int8": settings.int8,
-    "model": config.model.name,
-    "source": trained.about,
-    "class_names": list(names),
-  }
-  if isinstance(program, programs.Films):
-    return about | export_clips.describe(trained, program)
-  batch = program.batch if chosen.any_batch else settings.batch_size
   size = task.image_size
   scenes = isinstance(task, tasks.SceneTask)
-  return about | {
+  return {
     # A batch of null takes any number of images.
     "input": {"name": programs.INPUT, "dtype": "uint8", "shape": [batch, *program.shape]},
     "outputs": {

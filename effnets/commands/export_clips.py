@@ -78,7 +78,7 @@ def examples(
       transform(source[i], data.decode.drawing(config.seed, i))
       for i in range(min(_CHECKED, len(source)))
     ]
-    for name, (shape, _) in made.inputs.items():
+    for name, (shape, _) in made.shapes.items():
       if name in fields:
         found = np.stack([clip[fields[name]] for clip in clips])
         # The first view, and as many frames as the program takes.
@@ -86,26 +86,24 @@ def examples(
         arrays[name] = found[:, : shape[0]]
     what = f"clips of {source.name}"
   except (errors.UserError, data.sources.Unreadable):
-    for name, (shape, kind) in made.inputs.items():
+    for name, (shape, kind) in made.shapes.items():
       if name in fields:
         levels = rng.integers(0, 256, (_CHECKED, *shape))
         arrays[name] = levels.astype(kind) if kind == np.uint8 else (levels / 255).astype(kind)
     what = "clips of noise"
   count = len(arrays["clips"])
-  return tuple(arrays[name][:count] for name in made.inputs), what
+  return tuple(arrays[name][:count] for name in made.shapes), what
 
 
 def describe(trained: training.results.Trained, made: programs.Films) -> dict[str, Any]:
   """Returns what `export.json` says of inputs and outputs, and how clips are cut from films."""
   config, task = trained.config, trained.task
-  shapes = {name: (1, *shape) for name, (shape, _) in made.inputs.items()}
-  given = [jax.ShapeDtypeStruct(shapes[name], kind) for name, (_, kind) in made.inputs.items()]
-  ends = jax.eval_shape(made.outputs, made.variables, *given)
+  ends = jax.eval_shape(made.outputs, made.variables, *made.inputs(1).values())
   found = {
     # A batch of null takes any number of clips.
     "inputs": {
       name: {"dtype": np.dtype(kind).name, "shape": [made.batch, *shape]}
-      for name, (shape, kind) in made.inputs.items()
+      for name, (shape, kind) in made.shapes.items()
     },
     "outputs": {
       name: {"dtype": str(end.dtype), "shape": [made.batch, *end.shape[1:]]}
@@ -120,7 +118,7 @@ def describe(trained: training.results.Trained, made: programs.Films) -> dict[st
   transform = tasks.transform(config, training=False)
   found |= {"crop_fraction": transform.fraction, "normalization": _normalization(task)}
   # Levels 1 to 255 of flow are -bound to bound pixels of the input a frame.
-  return found | ({"flow_bound": transform.bound} if "flow" in made.inputs else {})
+  return found | ({"flow_bound": transform.bound} if "flow" in made.shapes else {})
 
 
 def _normalization(task: video.Video) -> dict[str, list[float]]:

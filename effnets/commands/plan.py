@@ -106,7 +106,7 @@ def _stand_ins(config: Any, soft: bool) -> dict[str, data.Source]:
   """Returns a stand-in for every data set of the training that is not here, by its name."""
   settings, found = config.data, {}
   if config.task.name == "text":
-    return _text_stand_ins(config)
+    return _text_stand_ins(config, soft)
   try:
     classes = training.inputs.evaluation(config, "train").num_classes
   except errors.UserError:
@@ -127,16 +127,18 @@ def _stand_ins(config: Any, soft: bool) -> dict[str, data.Source]:
   return found
 
 
-def _text_stand_ins(config: Any) -> dict[str, data.Source]:
-  """Returns what stands for texts, or a vocabulary, that are not here."""
+def _text_stand_ins(config: Any, soft: bool) -> dict[str, data.Source]:
+  """Returns what stands for texts or a vocabulary that are not here, or for teachers' outputs."""
   name, options = config.data.source, config.data.options.to_dict()
   try:
-    training.inputs.evaluation(config, "train")
+    source = training.inputs.evaluation(config, "train")
+    if not soft:
+      return {}
   except errors.UserError:
     model = {key: value for key, value in config.model.items() if key != "name"}
     size = models.create(config.model.name, **model).vocab_size
-    return {name: data.texts.stand_in(name, options, vocab_size=size)}
-  return {}
+    source = data.texts.stand_in(name, options, vocab_size=size)
+  return {name: source.with_blank_targets() if soft else source}
 
 
 # ---- What is told of a step ----------------------------------------------------------------------
@@ -148,7 +150,7 @@ def _described(made: _Compiled, where: slices.Slice, settings: Any) -> dict[str,
   images = ready.examples.batch_size / where.chips
   found = {
     "model": config.model.name,
-    "image_size": config.data.image_size,
+    **_sizes(config, ready),
     "topology": where.name,
     "chips": where.chips,
     "mesh": dict(ready.placement.mesh.shape),
@@ -180,6 +182,13 @@ def _described(made: _Compiled, where: slices.Slice, settings: Any) -> dict[str,
       ready.total_steps, found["roofline"]["seconds_per_step"], where.chips, settings.fraction
     )
   return found
+
+
+def _sizes(config: Any, ready: Any) -> dict[str, Any]:
+  """Returns the size of an example: `image_size` in pixels, or `tokens` of a text."""
+  if config.task.name == "text":
+    return {"tokens": ready.task.length}
+  return {"image_size": config.data.image_size}
 
 
 def roofline(
@@ -339,7 +348,10 @@ def _table(found: dict[str, Any]) -> table.Table:
   """Returns what is printed of one step, at most 80 characters wide."""
   batch, mesh = found["batch"], " x ".join(f"{k} {v}" for k, v in found["mesh"].items() if v > 1)
   title = f"{found['stage']}: " if found["stage"] else ""
-  title += f"{found['model']}, {found['image_size']} px, {found['topology']}"
+  # Figures of a text are called as those of an image in the file, but not here.
+  what, one = ("texts", "a text") if "tokens" in found else ("images", "an image")
+  size = f"{found['tokens']} tokens" if "tokens" in found else f"{found['image_size']} px"
+  title += f"{found['model']}, {size}, {found['topology']}"
   shown = table.Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
   shown.add_column("what", no_wrap=True)
   shown.add_column("figure", overflow="fold")
@@ -349,14 +361,14 @@ def _table(found: dict[str, Any]) -> table.Table:
   rows = [
     ("fits", "yes" if found["fits"] else f"no: {found['reason']}"),
     ("chips, mesh", f"{found['chips']}, {mesh or 'one device'}, {found['execution']}"),
-    ("batch", f"{examples}; {batch['per_chip']:g} images a chip"),
+    ("batch", f"{examples}; {batch['per_chip']:g} {what} a chip"),
   ]
   memory = found["memory_per_chip"]
   for name, size in memory.items():
     rows.append((f"memory: {name}", f"{size / slices.GIB:8.3f} GiB"))
   if found["fits"]:
-    rows.append(("arithmetic", f"{found['flops_per_image'] / 1e9:.3f} GFLOP an image"))
-    rows.append(("memory traffic", f"{found['bytes_per_image'] / 1e6:.2f} MB an image"))
+    rows.append(("arithmetic", f"{found['flops_per_image'] / 1e9:.3f} GFLOP {one}"))
+    rows.append(("memory traffic", f"{found['bytes_per_image'] / 1e6:.2f} MB {one}"))
     if found["collectives"] is None:
       rows.append(("messages", "not known: the compiler cannot print its program"))
     for kind, cost in (found["collectives"] or {}).items():
@@ -366,7 +378,7 @@ def _table(found: dict[str, Any]) -> table.Table:
     rows.append(
       (
         "roofline",
-        f"{roof['images_per_second_per_chip']:,.0f} images/s/chip, bound by {roof['bound']}",
+        f"{roof['images_per_second_per_chip']:,.0f} {what}/s/chip, bound by {roof['bound']}",
       )
     )
     rows.append(

@@ -173,6 +173,16 @@ class Texts:
     }
     return made
 
+  def with_blank_targets(self) -> "Texts":
+    """Returns the same source with targets of 0, as if teachers had seen it."""
+    made = copy.copy(self)
+    made.inputs = (*INPUTS, "targets", "taught")
+    made._targets = {
+      number: np.broadcast_to(np.float32(0), (len(found), task.units))
+      for number, (task, found) in enumerate(zip(self.tasks, self.examples, strict=True))
+    }
+    return made
+
 
 class Part:
   """The examples of one task of a source, which has the same fields. number: of the task."""
@@ -245,7 +255,7 @@ def open_split(
     if not tasks:
       raise errors.UserError(f"{split_key}={split!r} is a split of mnli, which is not among tasks.")
   files = _files(argument, key)
-  tokenizer = _tokenizer(settings, argument, key)
+  tokenizer = tokenizer_of(argument, settings, key=key)
   examples = [glue.read(task, split, files, where=where) for task in tasks]
   more: dict[str, Any] = {}
   if split == "train":
@@ -297,7 +307,14 @@ def _both(found: list[glue.Example]) -> list[glue.Example]:
   return [*found, *(e._replace(first=e.second, second=e.first, row=e.row + count) for e in found)]
 
 
-def _tokenizer(settings: Mapping[str, Any], argument: str, key: str) -> wordpiece.Tokenizer:
+def tokenizer_of(
+  argument: str, options: Mapping[str, Any], *, key: str = "config.data"
+) -> wordpiece.Tokenizer:
+  """Returns the tokenizer of a source, whose files need not be here. Arguments: see `open_split`.
+
+  Raises: UserError if no vocabulary is named, or it cannot be read.
+  """
+  settings = {**_DEFAULTS, **options}
   if not settings["vocabulary"]:
     if argument:
       raise errors.UserError(

@@ -72,14 +72,18 @@ def plan_section(plans: Sequence[Part]) -> dict[str, Any]:
     for plan in made["plans"]:
       memory = plan["memory_per_chip"]
       held = f"{memory['total'] / 2**30:.1f} of {memory['capacity'] / 2**30:.0f} GiB"
-      name = f"{plan['model']}, {plan['image_size']} px, batch norm {plan['batch_norm']}"
+      if "tokens" in plan:
+        what, name = "texts", f"{plan['model']}, {plan['tokens']} tokens"
+      else:
+        what = "images"
+        name = f"{plan['model']}, {plan['image_size']} px, batch norm {plan['batch_norm']}"
       name = f"{plan['stage']}: {name}" if plan["stage"] else name
       sent = "not known"
       if plan["collectives"] is not None:
         sent = ", ".join(f"{cost['count']} {kind}" for kind, cost in plan["collectives"].items())
       if plan["fits"]:
         roof, hours = plan["roofline"], plan["recipe"]
-        speed = f"{roof['images_per_second_per_chip']:,.0f} images/s/chip ({roof['bound']})"
+        speed = f"{roof['images_per_second_per_chip']:,.0f} {what}/s/chip ({roof['bound']})"
         spent = f"{plan['steps']:,} steps, {hours['hours']:,.1f} h, "
         spent += f"{hours['chip_hours']:,.0f} chip-hours at {hours['fraction']:.0%}"
       else:

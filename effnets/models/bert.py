@@ -13,6 +13,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
@@ -94,15 +95,22 @@ def attention(
   """Returns softmax(q k' / sqrt(h)) v over the tokens whose mask is not 0.
 
   Args:
-    kind: `fused` takes the platform's own kernel where it has one (cuDNN's on GPUs, in bfloat16);
-      `plain` never does. Both round the softmax in float32.
+    kind: `fused` takes cuDNN's kernel on Nvidia's GPUs, in 16 bits; `plain` takes XLA's operations
+      everywhere. Both compute the softmax in float32.
     dropped: dropout of the weights, `b a s s`, which only `plain` can do.
   """
   allowed = (mask != 0)[:, None, None, :]
-  if kind == "fused" and dropped is None:
-    on_gpu = jax.default_backend() == "gpu" and queries.dtype == jnp.bfloat16
-    how = "cudnn" if on_gpu else "xla"
-    return jax.nn.dot_product_attention(queries, keys, values, mask=allowed, implementation=how)
+  if kind == "fused" and dropped is None and _cudnn_takes(queries):
+    # By platform: from a machine with GPUs a program may be made for TPUs. These have no kernel
+    # here: JAX's own cannot be divided over a mesh by the compiler.
+    return jax.lax.platform_dependent(
+      queries,
+      keys,
+      values,
+      allowed,
+      cuda=functools.partial(_attention_of_jax, how="cudnn"),
+      default=functools.partial(_attention_of_jax, how="xla"),
+    )
   scores = jnp.einsum("bqah,bkah->baqk", queries, keys, preferred_element_type=jnp.float32)
   scores = scores / math.sqrt(queries.shape[-1])
   # Finite, so that a text without any token gives no NaN.
@@ -110,6 +118,22 @@ def attention(
   if dropped is not None:
     weights = dropped(weights)
   return jnp.einsum("baqk,bkah->bqah", weights, values)
+
+
+def _attention_of_jax(
+  queries: Array, keys: Array, values: Array, allowed: Array, *, how: str
+) -> Array:
+  if how == "cudnn":  # whose kernel broadcasts over heads alone
+    allowed = jnp.broadcast_to(allowed, (len(keys), 1, queries.shape[1], keys.shape[1]))
+  return jax.nn.dot_product_attention(queries, keys, values, mask=allowed, implementation=how)
+
+
+def _cudnn_takes(queries: Float[Array, "b s a h"]) -> bool:
+  """Returns whether cuDNN is here, without which its kernel cannot be traced, and has one."""
+  _, length, _, size = queries.shape
+  fits = isinstance(length, int) and length % 2 == 0 and size % 8 == 0 and size <= 128
+  half = queries.dtype in (jnp.bfloat16, jnp.float16)
+  return half and fits and "cuda" in jax.extend.backend.get_backend().platform_version
 
 
 class Block(nn.Module):
@@ -236,12 +260,15 @@ class Bert(nn.Module):
     types = jnp.zeros_like(ids) if token_type_ids is None else token_type_ids
     mask = jnp.ones_like(ids) if mask is None else mask
     noise = keys["dropout"] if train and keys is not None and "dropout" in keys else None
-    x = self.words()[ids] + self.segments()[types] + self.places()[None, : ids.shape[-1]]
+    # Host arrays too, by numbers that may be traced.
+    words, segments, places = map(jnp.asarray, (self.words(), self.segments(), self.places()))
+    x = words[ids] + segments[types] + places[None, : ids.shape[-1]]
     x = self.first_norm(x).astype(jnp.dtype(self.dtype))
     x = _dropped(x, noise, 0, self.dropout_rate)
     for index, block in enumerate(self.blocks):
       x = block(x, mask, None if noise is None else _folded(noise, index + 1))
-    return x, jnp.tanh(self.pooler(x[:, 0]))
+    first = jax.lax.index_in_dim(x, 0, axis=1, keepdims=False)
+    return x, jnp.tanh(self.pooler(first))
 
 
 class WithHeads(nn.Module):

@@ -119,10 +119,13 @@ def by_task(
 
 
 def planned_stages(config: Any) -> dict[str, tuple[Any, bool]]:
-  """Returns the config of every training at the first seed; none has pseudo-labels."""
+  """Returns the config of every training at the first seed, and whether it has a teacher."""
   pipeline = _Pipeline(config, pathlib.Path())
   return {
-    "_".join(filter(None, (name, task))): (pipeline.config(name, pipeline.seeds[0], task), False)
+    "_".join(filter(None, (name, task))): (
+      pipeline.config(name, pipeline.seeds[0], task),
+      RUNS[name].teacher is not None,
+    )
     for name in pipeline.needed()
     for task in pipeline.parts(name)
   }

@@ -20,7 +20,10 @@ _PIPELINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-  """One training of an experiment. soft: whether its unlabelled data carries probabilities."""
+  """One training of an experiment.
+
+  soft: whether its unlabelled data carries probabilities, or its texts a teacher's outputs.
+  """
 
   config: Any
   soft: bool = False

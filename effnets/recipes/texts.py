@@ -24,7 +24,13 @@ def fine_tuning(
   )
   config.augment = ml_collections.ConfigDict()
   config.model = ml_collections.ConfigDict(
-    {"name": model, "dropout_rate": 0.1, "attention_dropout_rate": 0.1, "dtype": "float32"}
+    {
+      "name": model,
+      "dropout_rate": 0.1,
+      "attention_dropout_rate": 0.1,
+      "dtype": "float32",
+      "remat": "none",
+    }
   )
   config.batch_size = batch_size
   config.optimizer.update(

@@ -118,11 +118,15 @@ class Text:
   def _outputs(
     self, variables: base.Variables, batch: base.Batch, **how: Any
   ) -> Float[Array, "b k"]:
+    return self.module.apply(variables, *self.inputs(batch), **how)
+
+  def inputs(self, batch: base.Batch) -> tuple[Int[Array, "b s"], ...]:
+    """Returns what the network takes of a batch: ids, segments, and the mask of what is there."""
     place = jnp.arange(batch["ids"].shape[1])[None]
     total, first = batch["lengths"][:, :1], batch["lengths"][:, 1:]
     mask = (place < total).astype(jnp.int32)
     segments = ((place >= first) & (place < total)).astype(jnp.int32)
-    return self.module.apply(variables, batch["ids"], segments, mask, **how)
+    return batch["ids"], segments, mask
 
   def losses(
     self, outputs: Float[Array, "b k"], batch: base.Batch, step: Int[Array, ""] | int
@@ -159,6 +163,26 @@ class Text:
   def predict(self, variables: base.Variables, batch: base.Batch) -> dict[str, Array]:
     """Returns `logits`, float32 `b k`, of all heads side by side, without noise."""
     return {"logits": self._outputs(variables, batch, train=False)}
+
+  @property
+  def answer_names(self) -> tuple[str, ...]:
+    """Names of what `answers` returns."""
+    return ("logits", *(problem.name for problem in self.problems))
+
+  def answers(self, outputs: Float[Array, "b k"]) -> dict[str, Array]:
+    """Returns `logits` of all heads, and by each task's name what they mean, float32.
+
+    That is `b u` probabilities of classes, or `b` values on the task's own scale.
+    """
+    found, start = {"logits": outputs}, 0
+    for problem in self.problems:
+      # A slice of an unknown number of texts, too.
+      own = jax.lax.slice_in_dim(outputs, start, start + problem.units, axis=1)
+      start += problem.units
+      found[problem.name] = (
+        jnp.squeeze(own, 1) * problem.scale if problem.regression else jax.nn.softmax(own)
+      )
+    return found
 
   def of_task(self, logits: Float[np.ndarray, "n k"], name: str) -> Float[np.ndarray, "n u"]:
     """Returns the outputs of one task's head."""

@@ -134,6 +134,39 @@ def _arguments(lowered):
   return [(jax.tree_util.keystr(path), leaf) for path, leaf in flat]
 
 
+def test_texts_and_teachers_that_are_not_here(tmp_path, monkeypatch, capsys):
+  config = configuration.load("configs/bam.py:glue,folder=NOWHERE")
+  seen = []
+
+  def facts(lowered, where, **_):
+    seen.append(lowered)
+    return programs.Facts(True, flops=1e9)
+
+  monkeypatch.setattr(programs, "inspect", facts)
+  with config.unlocked():
+    config.model.depth = 1
+    config.plan.update({"topology": "cpu:8", "stage": "single_multi"})
+  (found,) = _plan(config, tmp_path)
+  assert (found["stage"], found["tokens"], found["batch"]["per_chip"]) == ("single_multi", 128, 16)
+  # The paper's pool, six times.
+  assert found["steps"] == 6 * 1_080_322 // 128
+  # The encoder's count by its formula, and heads of 16 outputs.
+  width, words = 1024, 30_522
+  weights = width * (words + 514) + 2 * width + 12 * width**2 + 13 * width + width**2 + width
+  assert found["memory_per_chip"]["parameters"] == 4 * (weights + 16 * (width + 1))
+  # What single networks say of each text, of at most three classes.
+  shapes = {name: leaf.shape for name, leaf in _arguments(seen[0])}
+  (teachers,) = (shape for name, shape in shapes.items() if "targets" in name)
+  assert teachers == (128, 3)
+  assert "bert_large, 128 tokens" in capsys.readouterr().out
+  # Without a teacher there are none.
+  with config.unlocked():
+    config.plan.stage = "single_rte"
+  (found,) = _plan(config, tmp_path)
+  assert found["batch"]["labelled"] == 32 and found["steps"] == 3 * 2490 // 32
+  assert not any("targets" in name for name, _ in _arguments(seen[1]))
+
+
 def test_the_largest_batch_is_where_the_line_meets_the_memory(tmp_path, monkeypatch):
   config = _config(topology="v5e-4", search_batch=True)
   tried = []

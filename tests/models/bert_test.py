@@ -1,11 +1,14 @@
 """The encoder against the sheet's counts and numbers, and its parts against plain formulas."""
 
 import math
+import types
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from effnets import errors, models
 from effnets.models import bert, counting
@@ -64,6 +67,41 @@ def test_attentions_agree_and_rounding_to_bfloat16_is_small():
   assert rounded.dtype == pooled.dtype == jnp.bfloat16
   # 8 bits of mantissa; norms in bfloat16 would be NaN or far off with their epsilon of 1e-12.
   np.testing.assert_allclose(rounded[real].astype(np.float32), plain[real], atol=0.1)
+
+
+def test_cudnns_kernel_is_for_its_platform_alone(monkeypatch):
+  # As if cuDNN were here; the lowering is JAX's own.
+  monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+  monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+  monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda _: False)
+  backend = types.SimpleNamespace(platform_version="cuda 12090")
+  monkeypatch.setattr(jax.extend.backend, "get_backend", lambda: backend)
+  heads = jax.ShapeDtypeStruct((4, 32, 2, 64), jnp.bfloat16)
+  mask = jax.ShapeDtypeStruct((4, 32), jnp.int32)
+
+  def function(queries, keys, values, mask):
+    made = bert.attention(queries, keys, values, mask)
+    return jnp.sum(made.astype(jnp.float32) ** 2)
+
+  def lowered(platform, *shapes):
+    traced = jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2))).trace(*shapes)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+  shapes = (heads, heads, heads, mask)
+  for platform in ("cpu", "tpu"):
+    assert "cudnn" not in lowered(platform, *shapes)
+  text = lowered("cuda", *shapes)
+  for kernel in ("", "Backward"):
+    assert f"@__cudnn$fmhaScaleBiasSoftmax{kernel}(" in text
+  # Of 32 bits, of an odd length, or of heads that it has no kernel for, XLA's operations.
+  for shape, dtype in (
+    ((4, 32, 2, 64), "float32"),
+    ((4, 31, 2, 64), "bfloat16"),
+    ((4, 32, 2, 4), "bfloat16"),
+  ):
+    other = jax.ShapeDtypeStruct(shape, dtype)
+    mask = jax.ShapeDtypeStruct(shape[:2], jnp.int32)
+    assert "cudnn" not in lowered("cuda", other, other, other, mask)
 
 
 def test_padding_changes_nothing():

@@ -333,6 +333,10 @@ def _convolve(x, **settings):
   return lax.conv_general_dilated(x, _WEIGHTS, dimension_numbers=_DIMENSIONS, **given)
 
 
+def _channels(x):
+  return lax.slice_in_dim(x, 0, 4, axis=3)
+
+
 def _part(x, axis):
   return lax.slice_in_dim(x, 2, 3, axis=axis)
 
@@ -370,6 +374,11 @@ _FUNCTIONS = {
   "reshape": lambda x: _convolve(x).reshape(-1, 36, 6),
   "transpose": lambda x: _convolve(x).transpose(0, 3, 2, 1),
   "squeeze": lambda x: _part(_part(_convolve(x), 1), 2).squeeze((1, 2)),
+  "products": lambda x: _convolve(x) @ jnp.swapaxes(_convolve(x), 2, 3),
+  "pixels": lambda x: _convolve(x) @ _WEIGHTS[0, 0].T + x @ _WEIGHTS[0, 0, :, :4],
+  "choices": lambda x: jnp.where((x >= 0.5) & (x != 1), _channels(_convolve(x)), -x) + (x < 0) * x,
+  "repeated": lambda x: jnp.broadcast_to(_part(_convolve(x), 3), (*x.shape[:3], 5)) * 2,
+  "error functions": lambda x: jax.nn.gelu(x, approximate=False) - lax.erf(_channels(_convolve(x))),
   "squeezed height": lambda x: jnp.max(_convolve(x), 1, keepdims=True).squeeze(1),
 }
 
@@ -396,9 +405,10 @@ def test_onnx_computes(name, tmp_path):
   [
     (lambda x: jnp.cumsum(x, 1), "cumsum"),
     (lambda x: lax.conv(x, _WEIGHTS[:, :, :, :4].transpose(3, 2, 0, 1), (1, 1), "SAME"), "NHWC"),
-    (lambda x: x @ x, "dot_general"),
+    (lambda x: jnp.einsum("bhwc,bhwd->bcd", x, x), "dot_general over several axes"),
     (lambda x: lax.rev(x, (1,)), "rev"),
-    (lambda x: (x > 0) * x, "gt"),
+    (lambda x: jnp.matmul(_WEIGHTS[0, 0].T, x), "dot_general other than of rows"),
+    (lambda x: jnp.floor(x), "floor"),
     (lambda x: x.astype(jnp.int32), "int32"),
     (lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2, 1, 1, 1), (1,) * 4, "VALID"), "window"),
   ],

@@ -1,8 +1,9 @@
 """Networks as programs of other runtimes, and those runtimes.
 
 Whatever the format, a program of images takes `images`, uint8 `b h w 3` of the network's own size;
-a classifier's gives `logits` and `probabilities`, float32 `b k`. Normalisation is inside. What
-networks of films take and give, in StableHLO, is said by their `Films`.
+a classifier's gives `logits` and `probabilities`, float32 `b k`. Normalisation is inside. One of
+texts takes `ids`, `token_type_ids` and `mask`, int32 `b s`, and gives `logits` of all heads and
+each task's answers. What networks of films take and give, in StableHLO, is said by their `Films`.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from effnets.weights.programs.base import INPUT as INPUT
 from effnets.weights.programs.base import OUTPUTS as OUTPUTS
 from effnets.weights.programs.base import Program as Program
 from effnets.weights.programs.base import Run as Run
+from effnets.weights.programs.base import TextProgram as TextProgram
 from effnets.weights.programs.films import Films as Films
 
 
@@ -22,7 +24,7 @@ class Format:
   """A format of programs.
 
   file: name of its file or folder. write: (program, path), `tflite` takes keywords too.
-  read: from a path, the program as a function of uint8 images, run by the format's own runtime.
+  read: from a path, the program as a function of its inputs, run by the format's own runtime.
   extra: of effnets, which brings `packages`, what writer and runtime need.
   any_batch: whether one file takes any number of images.
   """

@@ -1,4 +1,4 @@
-"""What is exported: a network from uint8 images to what it says of them."""
+"""What is exported: a network from uint8 images, or tokens, to what it says of them."""
 
 import contextlib
 import dataclasses
@@ -10,12 +10,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Int, Shaped
 
 from effnets import augment, errors
 
 INPUT, OUTPUTS = "images", ("logits", "probabilities")
-# A program as a function of uint8 images, or of its several inputs, in its own runtime.
+TEXT_INPUTS = ("ids", "token_type_ids", "mask")
+# A program as a function of its inputs, in order, in its own runtime.
 Run = Callable[..., dict[str, Shaped[np.ndarray, "b *s"]]]
 
 _PACKAGES = {  # what pip calls a module, where it is not the module's own name
@@ -93,26 +94,19 @@ class Program:
   names: tuple[str, ...] = OUTPUTS
   batch: int | None = None
 
+  def inputs(self, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns name and shape of the one input. batch: images, a number or a symbol."""
+    return {INPUT: jax.ShapeDtypeStruct((batch, *self.shape), np.uint8)}
+
   @property
   def shape(self) -> tuple[int, int, int]:
     """Height, width and channels of an image."""
     size = self.image_size
     return (size, size, 3) if isinstance(size, int) else (*size, 3)
 
-  @property
-  def inputs(self) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """The input by name: shape without the batch, and type."""
-    return {INPUT: (self.shape, np.uint8)}
-
   def reference(self) -> Run:
     """Returns what the exported program should be: the module as it is, in float32, on the CPU."""
-    compiled = jax.jit(lambda images: self.outputs(self.variables, images))
-
-    def run(images):
-      with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return jax.device_get(compiled(images))
-
-    return run
+    return on_cpu(jax.jit(lambda images: self.outputs(self.variables, images)))
 
   def outputs(
     self, variables: dict[str, Any], images: Array, *, plain: bool = False
@@ -127,3 +121,55 @@ class Program:
     settings = {"dtype": "float32", "remat": "none", "plain": plain, "split": None}
     module = self.module.clone(**{k: v for k, v in settings.items() if hasattr(self.module, k)})
     return self.forward(module, variables, augment.normalize(images, self.mean, self.std))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextProgram:
+  """An encoder of texts with its heads, and its weights.
+
+  module: takes `TEXT_INPUTS`. variables: of it, host arrays. length: tokens of a text, padding too.
+  finish: makes named outputs of the heads'. names: of the outputs, the first of all heads.
+  """
+
+  module: nn.Module
+  variables: dict[str, Any]
+  length: int
+  finish: Callable[[Any], dict[str, Array]]
+  names: tuple[str, ...]
+  batch: None = None  # any number of texts
+
+  def inputs(self, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns names and shapes of the inputs, in order. batch: texts, a number or a symbol."""
+    return dict.fromkeys(TEXT_INPUTS, jax.ShapeDtypeStruct((batch, self.length), np.int32))
+
+  def reference(self) -> Run:
+    """Returns what the exported program should be: the module as it is, in float32, on the CPU."""
+    return on_cpu(jax.jit(lambda *arrays: self.outputs(self.variables, *arrays)))
+
+  def outputs(
+    self,
+    variables: dict[str, Any],
+    ids: Int[Array, "b s"],
+    token_type_ids: Int[Array, "b s"],
+    mask: Int[Array, "b s"],
+    *,
+    plain: bool = False,
+  ) -> dict[str, Array]:
+    """Returns what `finish` makes of the heads' outputs, computed in float32.
+
+    plain: by whole operations that every runtime has a name for.
+    """
+    how = {"attention": "plain"} if plain else {}
+    encoder = self.module.backbone.clone(dtype="float32", remat="none", **how)
+    module = self.module.clone(backbone=encoder)
+    return self.finish(module.apply(variables, ids, token_type_ids, mask, train=False))
+
+
+def on_cpu(call: Callable[..., Any]) -> Run:
+  """Returns a function that JAX runs on the CPU, from host arrays to host arrays."""
+
+  def run(*arrays):
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+      return jax.device_get(call(*arrays))
+
+  return run

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array
 
 from effnets.weights.programs import base
@@ -17,16 +16,23 @@ Shape = tuple[int, ...]
 class Films:
   """A function with its weights, as the formats take a `base.Program`.
 
-  call: (variables, *arrays) -> outputs by name. variables: host arrays. inputs: by name, in the
-  order of `call`, shape without the batch, and type. names: of the outputs. batch: examples that
-  the program takes, None for any number.
+  call: (variables, *arrays) -> outputs by name. variables: host arrays. shapes: of the inputs by
+  name, in the order of `call`: without the batch, and the type. names: of the outputs. batch:
+  examples that the program takes, None for any number.
   """
 
   call: Callable[..., dict[str, Array]]
   variables: Mapping[str, Any]
-  inputs: Mapping[str, tuple[Shape, Any]]
+  shapes: Mapping[str, tuple[Shape, Any]]
   names: tuple[str, ...]
   batch: int | None = None
+
+  def inputs(self, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns names and shapes of the inputs, in order. batch: clips, a number or a symbol."""
+    return {
+      name: jax.ShapeDtypeStruct((batch, *shape), kind)
+      for name, (shape, kind) in self.shapes.items()
+    }
 
   def outputs(self, variables: Any, *arrays: Array) -> dict[str, Array]:
     """Returns what `call` does."""
@@ -34,10 +40,4 @@ class Films:
 
   def reference(self) -> base.Run:
     """Returns what the exported program should be, on the CPU."""
-    compiled = jax.jit(lambda *arrays: self.call(self.variables, *arrays))
-
-    def run(*arrays: np.ndarray) -> dict[str, np.ndarray]:
-      with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return jax.device_get(compiled(*arrays))
-
-    return run
+    return base.on_cpu(jax.jit(lambda *arrays: self.call(self.variables, *arrays)))

@@ -1,7 +1,7 @@
 """ONNX: the network's operations as nodes of ONNX, for any batch size."""
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,48 +15,55 @@ OPSET = 18
 _LIMIT = 2**31 - 2**20  # bytes of a protocol buffer
 
 
-def write(program: base.Program, path: pathlib.Path) -> None:
+def write(program: base.Program | base.TextProgram, path: pathlib.Path) -> None:
   """Writes the graph, weights inside, to `path`.
 
   Raises: UserError for an operation that is not exported, or weights of more than 2 GB.
   """
   base.package("onnx", "export")
   (batch,) = export.symbolic_shape("b")
-  images = jax.ShapeDtypeStruct((batch, *program.shape), np.uint8)
+  inputs = program.inputs(batch)
 
-  def logits(images):
-    return program.outputs(program.variables, images, plain=True)["logits"]
+  def named(*arrays):
+    return program.outputs(program.variables, *arrays, plain=True)
 
-  path.write_bytes(build(logits, {base.INPUT: images}, "logits", probabilities="probabilities"))
+  if isinstance(program, base.TextProgram):
+    content = build(lambda *a: [named(*a)[name] for name in program.names], inputs, program.names)
+  else:
+    # The softmax by its own name.
+    content = build(lambda *a: named(*a)["logits"], inputs, "logits", probabilities="probabilities")
+  path.write_bytes(content)
 
 
 def build(
-  function: Callable[..., jax.Array],
+  function: Callable[..., Any],
   inputs: Mapping[str, jax.ShapeDtypeStruct],
-  output: str,
+  output: str | Sequence[str],
   *,
   probabilities: str = "",
 ) -> bytes:
   """Returns an ONNX model of a function of arrays, of which one dimension may be symbolic.
 
-  inputs: name and shape of its arguments, in order. output: name of its result.
-  probabilities: name of the result's softmax, as a second output, if there shall be one.
+  inputs: name and shape of its arguments, in order. output: name of its result, or of each.
+  probabilities: name of the only result's softmax, as another output, if there shall be one.
   Raises: UserError for an operation that is not exported, or weights of more than 2 GB.
   """
   onnx = base.package("onnx", "export")
   closed = jax.make_jaxpr(function)(*inputs.values())
   graph = onnx_graph.Graph()
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
-    (result,) = graph.trace(
+    results = graph.trace(
       closed, [onnx_graph.Tensor(name, struct.shape) for name, struct in inputs.items()]
     )
-  result = onnx_graph.Tensor(graph.logical(result), result.shape)
-  onnx_simplify.simplify(graph, result.name)
-  graph.nodes.append(onnx_graph.Node("Identity", [result.name], output, {}))
-  outputs = [output]
+  results = [onnx_graph.Tensor(graph.logical(result), result.shape) for result in results]
+  onnx_simplify.simplify(graph, [result.name for result in results])
+  outputs = dict(zip([output] if isinstance(output, str) else output, results, strict=True))
+  for name, result in outputs.items():
+    graph.nodes.append(onnx_graph.Node("Identity", [result.name], name, {}))
   if probabilities:
+    (result,) = results
     graph.nodes.append(onnx_graph.Node("Softmax", [result.name], probabilities, {"axis": -1}))
-    outputs.append(probabilities)
+    outputs[probabilities] = result
   used = {n for node in graph.nodes for n in node.inputs}
   constants = {name: graph.constants[name] for name in sorted(used & graph.constants.keys())}
   size = sum(array.nbytes for array in constants.values())
@@ -77,7 +84,7 @@ def build(
       [_node(onnx, node) for node in graph.nodes],
       "effnets",
       [info(name, struct.dtype, struct.shape) for name, struct in inputs.items()],
-      [info(name, np.float32, result.shape) for name in outputs],
+      [info(name, np.float32, result.shape) for name, result in outputs.items()],
       [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     ),
     producer_name="effnets",
@@ -97,12 +104,16 @@ def _node(onnx: Any, node: onnx_graph.Node) -> Any:
 
 
 def read(path: pathlib.Path) -> base.Run:
-  """Returns the program in `path` as a function of uint8 images, run by ONNX Runtime on the CPU."""
+  """Returns the program in `path` as a function of its inputs, run by ONNX Runtime on the CPU."""
   runtime = base.package("onnxruntime", "export")
   session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
-  def run(images):
-    values = session.run(list(base.OUTPUTS), {base.INPUT: images})
-    return dict(zip(base.OUTPUTS, values, strict=True))
+  inputs, outputs = (
+    [v.name for v in found] for found in (session.get_inputs(), session.get_outputs())
+  )
+
+  def run(*arrays):
+    values = session.run(outputs, dict(zip(inputs, arrays, strict=True)))
+    return dict(zip(outputs, values, strict=True))
 
   return run

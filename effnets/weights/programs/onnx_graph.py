@@ -116,7 +116,7 @@ class Graph:
       outputs = equation.primitive.bind(*values, **params)
       outputs = outputs if equation.primitive.multiple_results else [outputs]
       return [np.asarray(output) for output in outputs]
-    if primitive in _ELEMENTWISE:
+    if primitive in _ELEMENTWISE and len(values) <= 2:
       return [self._elementwise(_ELEMENTWISE[primitive], values, shape)]
     if primitive not in _EMITTERS:
       raise refused(primitive)
@@ -141,10 +141,17 @@ _CALLS = ("jit", "closed_call", "custom_jvp_call", "custom_vjp_call")
 _ELEMENTWISE = {
   "abs": "Abs",
   "add": "Add",
+  "and": "And",
   "div": "Div",
+  "eq": "Equal",
+  "erf": "Erf",
   "exp": "Exp",
+  "ge": "GreaterOrEqual",
+  "gt": "Greater",
   "log": "Log",
+  "le": "LessOrEqual",
   "logistic": "Sigmoid",
+  "lt": "Less",
   "max": "Max",
   "min": "Min",
   "mul": "Mul",
@@ -241,10 +248,10 @@ def _broadcast(graph: Graph, values: list[Value], params: dict, aval: Any) -> Va
       sizes[dim] = x.shape[axis]
     return x.reshape(sizes)
   added = [dim for dim in range(len(shape)) if dim not in dims]
-  if any(shape[dim] != 1 for dim in added) or any(
-    x.shape[axis] != shape[dim] for axis, dim in enumerate(dims)
-  ):
-    raise refused("broadcast_in_dim that repeats computed values")
+  repeated = {dim for dim in added if shape[dim] != 1}
+  repeated |= {dim for axis, dim in enumerate(dims) if x.shape[axis] != shape[dim]}
+  if repeated:
+    return _repeated(graph, x, added, repeated, shape)
   images = len(shape) == 4 and dims == (0, 3)  # of one pixel: both layouts are a relabelling
   axes = graph.constant([2, 3] if images else added, np.int64)
 
@@ -255,6 +262,20 @@ def _broadcast(graph: Graph, values: list[Value], params: dict, aval: Any) -> Va
   return dataclasses.replace(
     spread(x), mean=None if x.mean is None else (spread(x.mean[0]), x.mean[1])
   )
+
+
+def _repeated(
+  graph: Graph, x: Tensor, added: list[int], repeated: set[int], shape: tuple[Any, ...]
+) -> Tensor:
+  """Returns `x` with the axes `added`, and copies along those that are `repeated`."""
+  if not all(isinstance(shape[dim], int) for dim in repeated):
+    raise refused("broadcast_in_dim that repeats computed values along the batch")
+  name = graph.logical(x)
+  if added:
+    name = graph.add("Unsqueeze", [name, graph.constant(added, np.int64)])
+  # A size of 1 leaves what is there.
+  sizes = [shape[dim] if dim in repeated else 1 for dim in range(len(shape))]
+  return Tensor(graph.add("Expand", [name, graph.constant(sizes, np.int64)]), shape)
 
 
 def _squeeze(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
@@ -324,10 +345,73 @@ def _pad(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
 def _product(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
   x, matrix = values
   dims = params["dimension_numbers"]
-  rows = isinstance(x, Tensor) and len(x.shape) == 2 and not isinstance(matrix, Tensor)
-  if not rows or dims != (((1,), (0,)), ((), ())):
-    raise refused("dot_general other than of rows and a fixed matrix")
-  return Tensor(graph.add("Gemm", [x.name, graph.constant(matrix)]), aval.shape)
+  if isinstance(x, Tensor) and not isinstance(matrix, Tensor):
+    rank = len(x.shape)
+    if matrix.ndim == 2 and dims == (((rank - 1,), (0,)), ((), ())):
+      op = "Gemm" if rank == 2 else "MatMul"
+      return Tensor(graph.add(op, [graph.logical(x), graph.constant(matrix)]), aval.shape)
+  if isinstance(x, Tensor) and isinstance(matrix, Tensor):
+    return _batched_product(graph, x, matrix, dims, aval)
+  raise refused("dot_general other than of rows and a fixed matrix, or of two computed values")
+
+
+def _batched_product(graph: Graph, x: Tensor, y: Tensor, dims: Any, aval: Any) -> Tensor:
+  """Returns the products of matrices of `x` with those of `y`, one sum and one other axis each."""
+  (x_sum, y_sum), (x_batch, y_batch) = dims
+  rest = [
+    [axis for axis in range(len(t.shape)) if axis not in (*summed, *batch)]
+    for t, summed, batch in ((x, x_sum, x_batch), (y, y_sum, y_batch))
+  ]
+  if len(x_sum) != 1 or any(len(axes) != 1 for axes in rest):
+    raise refused("dot_general over several axes")
+  names = [
+    graph.add("Transpose", [graph.logical(t)], perm=order)
+    for t, order in ((x, (*x_batch, *rest[0], *x_sum)), (y, (*y_batch, *y_sum, *rest[1])))
+  ]
+  return Tensor(graph.add("MatMul", names), aval.shape)
+
+
+def _rows(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  """Returns rows of a table by their numbers."""
+  table, places = values
+  numbers = params["dimension_numbers"]
+  width = table.shape[1] if len(table.shape) == 2 else None
+  if (
+    isinstance(table, Tensor)
+    or width is None
+    or tuple(params["slice_sizes"]) != (1, width)
+    or (tuple(numbers.collapsed_slice_dims), tuple(numbers.start_index_map)) != ((0,), (0,))
+    or tuple(numbers.offset_dims) != (len(aval.shape) - 1,)
+  ):
+    raise refused("gather other than of a fixed table's rows")
+  places = _tensor(places, "gather")
+  # The last axis of the numbers holds one coordinate.
+  last = graph.constant([len(places.shape) - 1], np.int64)
+  name = graph.add("Squeeze", [graph.logical(places), last])
+  return Tensor(graph.add("Gather", [graph.constant(table), name], axis=0), aval.shape)
+
+
+def _select(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  which, other, one = values  # the first where `which` is false
+  if not isinstance(which, Tensor):
+    raise refused("select_n by a constant")
+  names = [
+    graph.logical(value) if isinstance(value, Tensor) else graph.constant(value)
+    for value in (which, one, other)
+  ]
+  return Tensor(graph.add("Where", names), aval.shape)
+
+
+def _different(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  same = graph._elementwise("Equal", values, aval.shape)
+  return Tensor(graph.add("Not", [same.name]), aval.shape, same.first)
+
+
+def _erfc(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x = _tensor(values[0], "erfc")
+  erf = graph.add("Erf", [x.name])
+  one = graph.constant(1, np.float32)
+  return Tensor(graph.add("Sub", [one, erf]), aval.shape, x.first)
 
 
 def _rsqrt(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
@@ -370,7 +454,10 @@ _EMITTERS: dict[str, Callable[..., Value]] = {
   "conv_general_dilated": _convolution,
   "convert_element_type": _convert,
   "dot_general": _product,
+  "erfc": _erfc,
+  "gather": _rows,
   "integer_pow": _power,
+  "ne": _different,
   "pad": _pad,
   "reduce_max": _reduce("ReduceMax"),
   "reduce_sum": _reduce("ReduceSum"),
@@ -378,6 +465,7 @@ _EMITTERS: dict[str, Callable[..., Value]] = {
   "reduce_window_sum": _pool("AveragePool"),
   "reshape": _reshape,
   "rsqrt": _rsqrt,
+  "select_n": _select,
   "slice": _slice,
   "square": _square,
   "squeeze": _squeeze,

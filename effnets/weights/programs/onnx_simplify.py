@@ -1,5 +1,7 @@
 """Makes the nodes of a graph those that ONNX's runtimes are fast at."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from effnets.weights.programs.onnx_graph import Graph, Node
@@ -7,19 +9,19 @@ from effnets.weights.programs.onnx_graph import Graph, Node
 _AFFINE = ("Add", "Sub", "Mul", "Div")
 
 
-def simplify(graph: Graph, output: str) -> None:
+def simplify(graph: Graph, outputs: Sequence[str]) -> None:
   """Names activations, folds scales and offsets into products, drops what nothing reads.
 
-  output: the tensor that the graph is for; it keeps its name.
+  outputs: the tensors that the graph is for; they keep their names.
   """
   for rule in (_limits, _hard_sigmoid, _hard_swish, _split, _fold):
-    _drop_unread(graph, output)
-    rule(_Index(graph, output))
-  _drop_unread(graph, output)
+    _drop_unread(graph, outputs)
+    rule(_Index(graph, outputs))
+  _drop_unread(graph, outputs)
 
 
-def _drop_unread(graph: Graph, output: str) -> None:
-  read, kept = {output}, []
+def _drop_unread(graph: Graph, outputs: Sequence[str]) -> None:
+  read, kept = set(outputs), []
   for node in reversed(graph.nodes):
     if node.output in read:
       read.update(node.inputs)
@@ -30,14 +32,15 @@ def _drop_unread(graph: Graph, output: str) -> None:
 class _Index:
   """Who makes and who reads each tensor of a graph."""
 
-  def __init__(self, graph: Graph, output: str):
+  def __init__(self, graph: Graph, outputs: Sequence[str]):
     self.graph = graph
     self._makers = {node.output: node for node in graph.nodes}
     self._readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
       for name in node.inputs:
         self._readers.setdefault(name, []).append(node)
-    self._readers.setdefault(output, []).append(Node("Output", [output], "", {}))
+    for name in outputs:
+      self._readers.setdefault(name, []).append(Node("Output", [name], "", {}))
 
   def maker(self, name: str, *ops: str) -> Node | None:
     """Returns the node that makes `name`, if it is one of `ops`."""

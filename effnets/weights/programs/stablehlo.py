@@ -10,28 +10,22 @@ from effnets.weights.programs import base, films
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(program: base.Program | films.Films, path: pathlib.Path) -> None:
+def write(program: base.Program | base.TextProgram | films.Films, path: pathlib.Path) -> None:
   """Writes the serialised program, weights inside, to `path`.
 
   Raises: UserError for an operation that cannot be in a file, such as a call back to Python.
   """
   (batch,) = (program.batch,) if program.batch else export.symbolic_shape("b")
-  given = [jax.ShapeDtypeStruct((batch, *shape), kind) for shape, kind in program.inputs.values()]
+  shapes = program.inputs(batch).values()
 
   def outputs(*arrays):
     return program.outputs(program.variables, *arrays)
 
   with base.refusing("stablehlo"):
-    content = export.export(jax.jit(outputs), platforms=PLATFORMS)(*given).serialize()
+    content = export.export(jax.jit(outputs), platforms=PLATFORMS)(*shapes).serialize()
   path.write_bytes(content)
 
 
 def read(path: pathlib.Path) -> base.Run:
   """Returns the program in `path` as a function of its inputs, run by JAX on the CPU."""
-  call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
-
-  def run(*arrays):
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-      return jax.device_get(call(*arrays))
-
-  return run
+  return base.on_cpu(jax.jit(export.deserialize(bytearray(path.read_bytes())).call))

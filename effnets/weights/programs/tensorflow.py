@@ -17,24 +17,35 @@ def _tensorflow() -> Any:
 
 
 def _function(
-  program: base.Program, variables: Any, *, batch: int | None, dtype: str, plain: bool
+  program: base.Program | base.TextProgram,
+  variables: Any,
+  *,
+  batch: int | None,
+  dtype: str,
+  plain: bool,
 ) -> Any:
-  """Returns a traced TensorFlow function of images; batch None takes any number."""
+  """Returns a traced TensorFlow function of the inputs; batch None takes any number.
+
+  dtype: of images; empty for that of the inputs.
+  """
   tf = _tensorflow()
   jax2tf = base.package("jax.experimental.jax2tf", "tf")
+  shapes = program.inputs(batch)
   converted = jax2tf.convert(
     functools.partial(program.outputs, plain=plain),
-    polymorphic_shapes=None if batch else [None, "(b, ...)"],
+    polymorphic_shapes=None if batch else [None, *["(b, ...)"] * len(shapes)],
     with_gradient=False,
     native_serialization_platforms=("cpu",) if plain else stablehlo.PLATFORMS,
   )
-  signature = tf.TensorSpec((batch, *program.shape), dtype, name=base.INPUT)
+  signature = [
+    tf.TensorSpec(shape.shape, dtype or shape.dtype, name=name) for name, shape in shapes.items()
+  ]
   return tf.function(
-    functools.partial(converted, variables), input_signature=[signature], autograph=False
+    functools.partial(converted, variables), input_signature=signature, autograph=False
   )
 
 
-def write_savedmodel(program: base.Program, path: pathlib.Path) -> None:
+def write_savedmodel(program: base.Program | base.TextProgram, path: pathlib.Path) -> None:
   """Writes the folder `path`; signature `serving_default`, the program's batches."""
   tf = _tensorflow()
   module = tf.Module()
@@ -44,7 +55,7 @@ def write_savedmodel(program: base.Program, path: pathlib.Path) -> None:
     program,
     module.variables_of_the_network,
     batch=program.batch,
-    dtype="uint8",
+    dtype="",
     plain=False,  # XLA's own compiler runs what is in it
   )
   with base.refusing("savedmodel"), base.quiet():
@@ -53,14 +64,14 @@ def write_savedmodel(program: base.Program, path: pathlib.Path) -> None:
 
 
 def read_savedmodel(path: pathlib.Path) -> base.Run:
-  """Returns the program in the folder `path` as a function of uint8 images, run by TensorFlow."""
+  """Returns the program in the folder `path` as a function of its inputs, run by TensorFlow."""
   tf = _tensorflow()
   loaded = tf.saved_model.load(str(path))
 
-  def run(images):
+  def run(*arrays):
     # A program for several platforms finds its own by the device that it is placed on.
     with tf.device("CPU"):
-      outputs = loaded.signatures["serving_default"](images=tf.constant(images))
+      outputs = loaded.predict(*map(tf.constant, arrays))
     return {name: value.numpy() for name, value in outputs.items()}
 
   return run
@@ -84,7 +95,7 @@ def write_tflite(
     program.variables,
     batch=batch_size,
     # In a quantised program the input's type belongs to its quantisation: levels, step 1.
-    dtype="float32" if calibration else "uint8",
+    dtype="float32" if calibration else "",
     plain=True,
   )
   with base.refusing("tflite"), base.quiet():
