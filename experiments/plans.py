@@ -59,6 +59,7 @@ PLANS = {
     ("configs/bam.py:glue,folder=GLUE", topology, [f"--config.plan.stage={stage}"])
     for topology, stage in (("v5e-16", "single_multi"), ("v5e-4", "single_mnli"))
   ],
+  "mnasfpn": [("configs/mnasfpn.py:coco", "v5e-16", [SCENES])],
   "spinenet": [("configs/spinenet.py:mask_rcnn,190", "v5p-256", [SCENES])],
 }
 
