@@ -22,7 +22,7 @@ def _marked(name):
 
 
 # Sheet 7.1, counted with Hugging Face's BertModel; that every entry says the same is in its table.
-@pytest.mark.parametrize("name", map(_marked, models.list_models(task="text")))
+@pytest.mark.parametrize("name", [_marked(n) for n in models.list_models(task="text")])
 def test_parameters_and_multiply_adds(name):
   entry, module = models.entry(name), models.create(name)
   count = models.count(module)

@@ -49,7 +49,7 @@ _OTHERS = ("text", "video", "prediction")
 _IMAGES = [name for name in models.list_models() if models.entry(name).task not in _OTHERS]
 
 
-@pytest.mark.parametrize("name", map(_marked, _IMAGES))
+@pytest.mark.parametrize("name", [_marked(name) for name in _IMAGES])
 def test_entry_agrees_with_its_module(name):
   # With auxiliary norms, which the published network is without.
   entry, module = models.entry(name), models.create(name, norm_sets=2)
