@@ -199,5 +199,3 @@ def test_a_real_matrix_goes_on_where_it_was(tmp_path):
     assert head == "index\tprediction" and len(lines) == len(expected) - 1
     assert [line.split("\t")[0] for line in lines] == [e.split("\t")[0] for e in expected[1:]]
   assert len({line.split("\t")[1] for line in answers["WNLI.tsv"].splitlines()[1:]}) == 1
-  with pytest.raises(errors.UserError, match="config.task.name='text' cannot be exported"):
-    commands.export(config, str(tmp_path))
