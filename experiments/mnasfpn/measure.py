@@ -22,9 +22,9 @@ STEPS = 800
 ARMS = {
   "mnasfpn": ("MnasFPN, 2 cells", "mnasfpn_tiny", {"anchor_scale": 2.0}),
   "nasfpnlite": (
-    "NAS-FPNLite, 4 cells",
+    "NAS-FPNLite, 2 cells",
     "mnasfpn_tiny",
-    {"anchor_scale": 2.0, "pyramid": "nasfpn", "max_level": 7, "width": 48, "repeats": 4},
+    {"anchor_scale": 2.0, "pyramid": "nasfpn", "max_level": 7, "width": 64, "repeats": 2},
   ),
   "ssdlite": ("SSDLite", "ssdlite_tiny", {}),
 }
@@ -88,6 +88,13 @@ def main() -> None:
     "comparisons": [[mnasfpn, nasfpnlite], [mnasfpn, ssdlite]],
     "decisive": 2,
     "machine": card.machine(),
+    "tried": [
+      "Four cells of NAS-FPNLite with 48 channels (169 thousand weights, 8.69M multiply-adds) come "
+      "to an AP of 8.8 % +- 0.2 % at the same three seeds: boxes are found (AR 0.63), digits are not "
+      "told apart, and the class loss stays at 0.40, where one cell of 48 is after 250 steps. So "
+      "many cells without residuals are not learnt in so few steps; two wider ones are the fairer "
+      "arm.",
+    ],
     "paper": {
       "command": "python -m effnets.main --config=configs/mnasfpn.py:mobilenetv2 --workdir=DIR",
       "table": [
