@@ -90,10 +90,10 @@ def main() -> None:
     "machine": card.machine(),
     "tried": [
       "Four cells of NAS-FPNLite with 48 channels (169 thousand weights, 8.69M multiply-adds) come "
-      "to an AP of 8.8 % +- 0.2 % at the same three seeds: boxes are found (AR 0.63), digits are not "
-      "told apart, and the class loss stays at 0.40, where one cell of 48 is after 250 steps. So "
-      "many cells without residuals are not learnt in so few steps; two wider ones are the fairer "
-      "arm.",
+      "to an AP of 8.8 % +- 0.2 % at the same three seeds: boxes are found (AR 0.63), digits are "
+      "not told apart, and the class loss stays at 0.40, where one cell comes in 250 steps. "
+      "So many cells without residuals are not learnt in so few steps; two wider ones are the "
+      "fairer arm.",
     ],
     "paper": {
       "command": "python -m effnets.main --config=configs/mnasfpn.py:mobilenetv2 --workdir=DIR",
