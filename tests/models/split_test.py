@@ -19,7 +19,7 @@ def _mbconv(kernels=(3, (3, 5))):
     blocks.Row("mbconv", kernels[0], 1, 1, 8, 1, SQUEEZE),
     blocks.Row("mbconv", kernels[1], 2, 2, 8, 1, SQUEEZE),
   )
-  return network.Network(rows, stem=8, head=16, num_classes=5, group=ops.Group(4))
+  return network.Network(rows=rows, stem=8, head=16, num_classes=5, group=ops.Group(4))
 
 
 def _pooled(op, **fields):
@@ -27,7 +27,7 @@ def _pooled(op, **fields):
     blocks.Row(op, 3, 1, 0.5, 16, 1, activation="relu"),
     blocks.Row(op, 3, 2, 0.5, 24, 1, activation="relu"),
   )
-  return network.Network(rows, stem=8, head=0, num_classes=5, group=ops.Group(8), **fields)
+  return network.Network(rows=rows, stem=8, head=0, num_classes=5, group=ops.Group(8), **fields)
 
 
 # Every way to make an image smaller: strides, maxima over windows, means over squares.
