@@ -24,7 +24,8 @@ TOLERANCE = 1e-3
 _CHECKED = 8  # images or texts
 # Formats that have words for everything, loops too, and so for the suppression of detections.
 _LOOPS = ("stablehlo", "savedmodel")
-_SCENES = ("detection", "instances", "segmentation")
+_OBJECTS = ("detection", "instances")  # of whose program `batch_size` is a part
+_SCENES = (*_OBJECTS, "segmentation")
 _FILMS = ("video", "prediction")
 _Exported = programs.Program | programs.TextProgram | programs.Films
 
@@ -65,15 +66,16 @@ def export(config: Any, workdir: str) -> None:
       "model": trained.config.model.name,
       "source": trained.about,
     }
+    # None takes any number of examples.
+    batch = program.batch if chosen.any_batch else settings.batch_size
     if isinstance(program, programs.TextProgram):
       about |= export_texts.describe(trained, program)
       about["tokenizer"] = export_texts.write_vocabulary(trained, new)
     elif isinstance(program, programs.Films):
       about |= export_clips.describe(trained, program) | {"class_names": list(names)}
     else:
-      batch = program.batch if chosen.any_batch else settings.batch_size
       about |= _describe_images(trained, program, batch) | {"class_names": list(names)}
-    about.update(_compare(program, chosen.read(file), trained, settings, new))
+    about.update(_compare(program, chosen.read(file), trained, settings, new, batch))
     (new / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
   _report(about, f"{describe(trained, workdir)}: {folder / chosen.file}")
 
@@ -107,24 +109,17 @@ def _program(trained: training.results.Trained, settings: Any) -> _Exported:
 
 def _format(settings: Any, task: str) -> programs.Format:
   chosen = programs.FORMATS[settings.format]
-  if task in _FILMS:
-    if settings.format == "stablehlo":
-      return chosen
+  if task in _FILMS and settings.format != "stablehlo":
     raise errors.UserError(
       f"config.export.format={settings.format!r}: networks of films go as stablehlo."
     )
-  if task in _SCENES and not settings.int8 and settings.format in _LOOPS:
-    if task == "segmentation" and settings.batch_size != 1:
-      raise errors.UserError(
-        f"config.export.batch_size={settings.batch_size} is for detectors; a segmenter's program "
-        "takes batches of any size. Leave it out."
-      )
-    return chosen
-  if task in _SCENES:
+  if task in _SCENES and (settings.int8 or settings.format not in _LOOPS):
     raise errors.UserError(
       f"config.export.format={settings.format!r}{' with int8' if settings.int8 else ''} is for "
       f"classifiers; detectors and segmenters go as {' or '.join(_LOOPS)}."
     )
+  if task in _OBJECTS:
+    return chosen
   if task == "text" and settings.format == "tflite":
     raise errors.UserError(
       "config.export.format='tflite' is for classifiers of images; encoders of texts go as "
@@ -250,8 +245,11 @@ def _compare(
   trained: training.results.Trained,
   settings: Any,
   folder: pathlib.Path,
+  batch: int | None,
 ) -> dict[str, Any]:
-  """Returns how far the program in its own runtime is from the model.
+  """Returns what the program gives in its own runtime, and how far that is from the model.
+
+  batch: examples that it takes, None for any number.
 
   Raises: UserError if a float32 program is further away than `TOLERANCE`.
   """
@@ -282,11 +280,10 @@ def _compare(
     "largest": largest,
     "compared_on": f"{len(given[0])} {what}",
   }
-  if program.names != programs.OUTPUTS:
-    about["outputs"] = {
-      name: {"dtype": str(array.dtype), "shape": [program.batch, *array.shape[1:]]}
-      for name, array in ((name, actual[name]) for name in program.names)
-    }
+  about["outputs"] = {
+    name: {"dtype": str(actual[name].dtype), "shape": [batch, *actual[name].shape[1:]]}
+    for name in program.names
+  }
   if settings.int8:
     about["top1"] = _accuracy(trained, settings, {"float32": reference, "int8": run})
   return about
@@ -324,9 +321,6 @@ def _describe_images(
   return {
     # A batch of null takes any number of images.
     "input": {"name": programs.INPUT, "dtype": "uint8", "shape": [batch, *program.shape]},
-    "outputs": {
-      name: {"dtype": "float32", "shape": [batch, task.num_classes]} for name in programs.OUTPUTS
-    },
     "image_size": size,
     "crop_fraction": 1.0 if scenes else training.inputs.crop_fraction(config),
     "interpolation": training.inputs.interpolation(config),

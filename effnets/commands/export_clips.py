@@ -96,18 +96,13 @@ def examples(
 
 
 def describe(trained: training.results.Trained, made: programs.Films) -> dict[str, Any]:
-  """Returns what `export.json` says of inputs and outputs, and how clips are cut from films."""
+  """Returns what `export.json` says of inputs, and how clips are cut from films."""
   config, task = trained.config, trained.task
-  ends = jax.eval_shape(made.outputs, made.variables, *made.inputs(1).values())
   found = {
     # A batch of null takes any number of clips.
     "inputs": {
       name: {"dtype": np.dtype(kind).name, "shape": [made.batch, *shape]}
       for name, (shape, kind) in made.shapes.items()
-    },
-    "outputs": {
-      name: {"dtype": str(end.dtype), "shape": [made.batch, *end.shape[1:]]}
-      for name, end in ends.items()
     },
     "image_size": task.image_size,
     "stride": config.data.clips.stride,

@@ -62,10 +62,9 @@ def write_vocabulary(trained: training.results.Trained, folder: pathlib.Path) ->
 
 
 def describe(trained: training.results.Trained, made: programs.TextProgram) -> dict[str, Any]:
-  """Returns what is told of the program's inputs and outputs. Unknown numbers of texts are null."""
-  tasks, outputs = {}, {"logits": [None, trained.task.num_classes]}
+  """Returns what is told of the program's inputs and tasks. Unknown numbers of texts are null."""
+  tasks = {}
   for problem in trained.task.problems:
-    outputs[problem.name] = [None] if problem.regression else [None, problem.units]
     tasks[problem.name] = {"texts": len(problem.texts)} | (
       # Values of the output are on the task's own scale.
       {"scale": problem.scale} if problem.regression else {"labels": list(problem.labels)}
@@ -74,7 +73,6 @@ def describe(trained: training.results.Trained, made: programs.TextProgram) -> d
     "inputs": [
       {"name": name, "dtype": "int32", "shape": [None, made.length]} for name in made.inputs(1)
     ],
-    "outputs": {name: {"dtype": "float32", "shape": shape} for name, shape in outputs.items()},
     "length": made.length,
     "tasks": tasks,
   }
