@@ -136,6 +136,15 @@ def test_what_is_no_film(given):
     predict_clips.films(config)
 
 
+@pytest.mark.parametrize("key,value", [("int8", True), ("batch_size", 2), ("format", "onnx")])
+def test_what_programs_of_films_are_not(tmp_path, key, value):
+  config = _config()
+  with config.unlocked():
+    config.export[key] = value
+  with pytest.raises(errors.UserError, match=f"config.export.{key}={value!r}"):
+    commands.export(config, str(tmp_path))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["moving_digits_actions", "cnn"])
 def test_predictors_become_programs(tmp_path, kind):
