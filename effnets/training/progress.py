@@ -20,7 +20,7 @@ _WINDOW = 50
 
 
 class Progress:
-  """Progress through `total` steps: step/total, images/s, loss, input-wait share, time left.
+  """Progress through `total` steps: step/total, examples/s, loss, input-wait share, time left.
 
   The first call of `update` ends the step that was compiled; rate, share and time left are counted
   from there. Time in `paused` blocks (evaluation, checkpoints) counts for neither, and is shown as
@@ -31,7 +31,7 @@ class Progress:
   ...   progress.update(1, images=32, values={"loss": 2.0})
   ...   progress.update(2, images=32, values={"loss": 1.5})
   student 1: step 1/10 (10%), loss 2.000
-  student 1: step 2/10 (20%), 32 images/s, loss 1.500, input wait 0%, 0:00:08 left
+  student 1: step 2/10 (20%), 32 examples/s, loss 1.500, input wait 0%, 0:00:08 left
   """
 
   def __init__(
@@ -177,7 +177,7 @@ class Progress:
     parts = []
     if self.images_per_second:
       rate = self.images_per_second
-      parts.append(f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.1f} images/s")
+      parts.append(f"{rate:,.0f} examples/s" if rate >= 10 else f"{rate:.1f} images/s")
     parts += [f"{name} {_figures(value)}" for name, value in self._values.items()]
     if self.input_wait_share is not None:
       parts.append(f"input wait {100 * self.input_wait_share:.0f}%")

@@ -46,7 +46,7 @@ def test_rate_leaves_out_compilation_and_pauses():
   lines = console.file.getvalue().splitlines()
   assert lines == [
     "teacher: step 1/10 (10%), loss 2.500",
-    "teacher: step 6/10 (60%), 32 images/s, loss 1.250, input wait 25%, eval 12%, 0:00:14 left",
+    "teacher: step 6/10 (60%), 32 examples/s, loss 1.250, input wait 25%, eval 12%, 0:00:14 left",
   ]
 
 
@@ -83,7 +83,7 @@ def test_live_bar_on_a_terminal(width):
   text = console.file.getvalue()
   assert "student [1]" in text and "a line [above] it" in text
   # The figures have a line of their own, uncut whatever the width.
-  figures = "1,400 images/s, loss 0.123, input wait 0%, 0:00:03 left"
+  figures = "1,400 examples/s, loss 0.123, input wait 0%, 0:00:03 left"
   assert re.search(rf"student \[1\] \S+ +3/10 30%\s*\n  {figures}", text)
 
 
