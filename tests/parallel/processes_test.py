@@ -88,7 +88,8 @@ import jax
 from jax._src import cloud_tpu_init
 from effnets.parallel import processes
 cloud_tpu_init.running_in_cloud_tpu_vm or exit("not taken for a TPU VM")
-os.environ.pop("TPU_SKIP_MDS_QUERY", None)
+if "GCE_METADATA_IP" in os.environ:  # a JobSet says that there is none to ask
+  os.environ.pop("TPU_SKIP_MDS_QUERY", None)
 processes.slices.without_tpu = lambda: False
 processes.initialize(num_processes=2)
 from jax.experimental import multihost_utils
