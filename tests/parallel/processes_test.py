@@ -126,11 +126,13 @@ def _metadata_of(number):
 
 
 def _job_of(number):
-  hosts = {"TPU_WORKER_HOSTNAMES": "127.0.0.1,127.0.0.1", "TPU_WORKER_ID": str(number)}
-  return contextlib.nullcontext(hosts)
+  """What a JobSet of two slices tells the only worker of one."""
+  slices = {"MEGASCALE_COORDINATOR_ADDRESS": "127.0.0.1", "MEGASCALE_NUM_SLICES": "2"}
+  worker = {"TPU_WORKER_HOSTNAMES": f"slice-{number}", "TPU_WORKER_ID": "0"}
+  return contextlib.nullcontext({**slices, **worker, "MEGASCALE_SLICE_ID": str(number)})
 
 
-@pytest.mark.parametrize("told", [_metadata_of, _job_of], ids=["tpu_vm", "gke"])
+@pytest.mark.parametrize("told", [_metadata_of, _job_of], ids=["tpu_vm", "job_set"])
 def test_workers_of_a_slice_find_each_other(told, tmp_path):
   pytest.importorskip("libtpu")
   port = str(tiny.free_port())
