@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     _glue(config, args.folder)
     count = args.seeds or 3
   else:
-    recipes.texts.toy_glue(config, steps=600)
+    recipes.texts.toy_glue(config, steps=450)
     config.pipeline = recipes.bam(
       single={"train": {"steps": 150}},
       runs="single,multi,single_single,single_multi,multi_multi",

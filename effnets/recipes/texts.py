@@ -57,7 +57,8 @@ def fine_tuning(
 def toy_glue(config: ml_collections.ConfigDict, *, steps: int) -> None:
   """Sets the embedded benchmark, and an encoder small enough to learn it from nothing in minutes.
 
-  Its rates are those of a network that starts at random, the same for all layers.
+  Its rates are those of a network that starts at random, the same for all layers; with the shorter
+  warm-up of a trained one it learns for a third of the steps next to nothing.
   """
   fine_tuning(config, model="bert_tiny", learning_rate=1.5e-3, batch_size=48)
   config.data.source = "toy_glue"
@@ -76,6 +77,7 @@ def toy_glue(config: ml_collections.ConfigDict, *, steps: int) -> None:
   config.model.update({"dropout_rate": 0.0, "attention_dropout_rate": 0.0})
   config.task.dropout_rate = 0.0
   config.optimizer.layer_decay = 1.0
+  config.schedule.warmup_percent = 25.0
   config.train.steps = steps
   config.eval_batch_size = 400
   config.tensorboard = False
