@@ -6,51 +6,53 @@ code of the former has them, which differs from the networks' own papers in its 
 Source: Cubuk et al. 2018 (arXiv 1805.09501), official code; Cubuk et al. 2019 (arXiv 1909.13719).
 """
 
-from effnets.models import blocks, families
+from effnets.models import families, stage_tables
 
 
-def wide_resnet(factor: int) -> blocks.Table:
+def wide_resnet(factor: int) -> stage_tables.Table:
   """Returns Wide-ResNet-28 with `factor` times 16 channels: 12 blocks of two convolutions.
 
   Beside the blocks' own shortcuts every stage has one, and all of them together.
   """
   rows = tuple(
-    blocks.Row(
+    stage_tables.Row(
       *("preactivated", 3, 2 if index else 1, 1, 16 * factor << index, 4),
       activation="relu",
       activated_skip=index == 0,
     )
     for index in range(3)
   )
-  return blocks.Table(
+  return stage_tables.Table(
     16, rows, 0, "relu", stem_stride=1, stem_end="", tail="norm activation", outer_skips=True
   )
 
 
-def shake_shake(width: int) -> blocks.Table:
+def shake_shake(width: int) -> stage_tables.Table:
   """Returns Shake-Shake 26 2x`width`d: 12 blocks of two branches, the first `width` wide."""
   rows = tuple(
-    blocks.Row("shake", 3, 2 if index else 1, 1, width << index, 4, activation="relu")
+    stage_tables.Row("shake", 3, 2 if index else 1, 1, width << index, 4, activation="relu")
     for index in range(3)
   )
-  return blocks.Table(16, rows, 0, "relu", stem_stride=1, stem_end="norm", tail="activation")
+  return stage_tables.Table(16, rows, 0, "relu", stem_stride=1, stem_end="norm", tail="activation")
 
 
-def pyramidnet(depth: int, alpha: int) -> blocks.Table:
+def pyramidnet(depth: int, alpha: int) -> stage_tables.Table:
   """Returns a PyramidNet of bottlenecks, whose inner channels grow from 16 by `alpha` in all.
 
   Args: depth: layers, 9 a block and 2 more.
   """
   each, step = (depth - 2) // 9, alpha / 3
   rows = tuple(
-    blocks.Row(
+    stage_tables.Row(
       *("pyramid", 3, 2 if index else 1, 1 / 4, 4 * round(16 + step * (index + 1)), each),
       activation="relu",
       grown=(16 + step * index, 16 + step * (index + 1)),
     )
     for index in range(3)
   )
-  return blocks.Table(16, rows, 0, "relu", stem_stride=1, stem_end="norm", tail="norm activation")
+  return stage_tables.Table(
+    16, rows, 0, "relu", stem_stride=1, stem_end="norm", tail="norm activation"
+  )
 
 
 SETTINGS = {

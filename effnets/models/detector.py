@@ -329,8 +329,9 @@ def build(
 
   Args:
     backbone: a classifier of the zoo. backbone_width: its multiplier, 0 for its own.
-    backbone_kernels: see `blocks.mix`. backbone_padding, backbone_momentum, backbone_epsilon: the
-      body's; "" and 0 for those of the whole. backbone_activation: "" for its own.
+    backbone_kernels: see `stage_tables.mix`. backbone_padding, backbone_momentum,
+      backbone_epsilon: the body's; "" and 0 for those of the whole. backbone_activation: "" for its
+      own.
     backbone_graph: of a SpineNet, () for its own.
     drop_path_rate: the body's.
     pyramid: one of `PYRAMIDS`. width: its channels. repeats: its cells. fusion, separable: of a

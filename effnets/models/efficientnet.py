@@ -11,31 +11,31 @@ import functools
 from typing import Any
 
 from effnets import ops
-from effnets.models import blocks, families, layers, network, registry
+from effnets.models import families, layers, network, registry, stage_tables
 
 _SE = layers.Squeeze(0.25)
 
 #            op       kernel stride expand channels repeats
 _B0_ROWS = (
-  blocks.Row("mbconv", 3, 1, 1, 16, 1, _SE),
-  blocks.Row("mbconv", 3, 2, 6, 24, 2, _SE),
-  blocks.Row("mbconv", 5, 2, 6, 40, 2, _SE),
-  blocks.Row("mbconv", 3, 2, 6, 80, 3, _SE),
-  blocks.Row("mbconv", 5, 1, 6, 112, 3, _SE),
-  blocks.Row("mbconv", 5, 2, 6, 192, 4, _SE),
-  blocks.Row("mbconv", 3, 1, 6, 320, 1, _SE),
+  stage_tables.Row("mbconv", 3, 1, 1, 16, 1, _SE),
+  stage_tables.Row("mbconv", 3, 2, 6, 24, 2, _SE),
+  stage_tables.Row("mbconv", 5, 2, 6, 40, 2, _SE),
+  stage_tables.Row("mbconv", 3, 2, 6, 80, 3, _SE),
+  stage_tables.Row("mbconv", 5, 1, 6, 112, 3, _SE),
+  stage_tables.Row("mbconv", 5, 2, 6, 192, 4, _SE),
+  stage_tables.Row("mbconv", 3, 1, 6, 320, 1, _SE),
 )
 
 # Three halvings, so that 32 pixels end as 4.
 _TINY_ROWS = (
-  blocks.Row("mbconv", 3, 1, 1, 16, 1, _SE),
-  blocks.Row("mbconv", 3, 2, 4, 24, 2, _SE),
-  blocks.Row("mbconv", 5, 2, 4, 40, 2, _SE),
-  blocks.Row("mbconv", 3, 1, 4, 64, 1, _SE),
+  stage_tables.Row("mbconv", 3, 1, 1, 16, 1, _SE),
+  stage_tables.Row("mbconv", 3, 2, 4, 24, 2, _SE),
+  stage_tables.Row("mbconv", 5, 2, 4, 40, 2, _SE),
+  stage_tables.Row("mbconv", 3, 1, 4, 64, 1, _SE),
 )
 
-B0 = blocks.Table(32, _B0_ROWS, 1280)
-TINY = blocks.Table(16, _TINY_ROWS, 128)
+B0 = stage_tables.Table(32, _B0_ROWS, 1280)
+TINY = stage_tables.Table(16, _TINY_ROWS, 128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ TINY_MEMBERS = {
 
 
 def efficientnet(
-  table: blocks.Table = B0,
+  table: stage_tables.Table = B0,
   *,
   num_classes: int = 1000,
   width: float = 1.0,
@@ -108,7 +108,7 @@ def efficientnet(
   Args:
     table: the network at width and depth 1.
     width: factor of all channels, which are then rounded to multiples of 8.
-    depth: factor of all repeats, rounded up. small_images: see `blocks.small_strides`.
+    depth: factor of all repeats, rounded up. small_images: see `stage_tables.small_strides`.
     activation: of the whole network. The others: see `network.Network`.
   Raises: UserError for impossible values.
   """
@@ -136,7 +136,7 @@ def efficientnet(
 
 # Neither stem and head nor the depth of the first and the last stage are scaled.
 _LITE_ROWS = tuple(dataclasses.replace(row, squeeze=None, activation="relu6") for row in _B0_ROWS)
-LITE = blocks.Table(32, _LITE_ROWS, 1280, "relu6")
+LITE = stage_tables.Table(32, _LITE_ROWS, 1280, "relu6")
 LITE_MEMBERS = {
   "lite0": Member(1.0, 1.0, 224, 0.2, 4_652_008, 385.19e6, None),
   "lite1": Member(1.0, 1.1, 240, 0.2, 5_416_680, 600.19e6, None),
@@ -146,7 +146,7 @@ LITE_MEMBERS = {
 }
 
 
-def _register(name: str, member: Member, table: blocks.Table, *, crop_padding: int) -> None:
+def _register(name: str, member: Member, table: stage_tables.Table, *, crop_padding: int) -> None:
   build = functools.partial(
     efficientnet,
     table,

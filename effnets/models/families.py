@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from effnets import errors, ops
-from effnets.models import blocks, layers, network, registry
+from effnets.models import layers, network, registry, stage_tables
 
 SKIP_RULES = ("declared", "actual")
 
 
 def build(
-  table: blocks.Table,
+  table: stage_tables.Table,
   *,
   num_classes: int = 1000,
   width: float = 1.0,
@@ -47,13 +47,14 @@ def build(
 
   Args:
     table: the network at width and depth 1.
-    width: factor of channels, which are then rounded to multiples of 8; see `blocks.Table` for what
-      it leaves alone. depth: factor of repeats, see `blocks.deepen`. image_size: in pixels.
+    width: factor of channels, which are then rounded to multiples of 8; see `stage_tables.Table`
+      for what it leaves alone. depth: factor of repeats, see `stage_tables.deepen`.
+    image_size: in pixels.
     stem, head, hidden: channels instead of the scaled table's; 0 keeps those.
     head_depth: how many head convolutions follow each other.
     keep_ends: depth leaves the first and the last stage alone. small_images: see
-      `blocks.small_strides`.
-    kernels, partition, dilated: mixed depthwise convolutions, see `blocks.mix`.
+      `stage_tables.small_strides`.
+    kernels, partition, dilated: mixed depthwise convolutions, see `stage_tables.mix`.
     squeeze: False leaves all squeeze-excitation out.
     activation: of the whole network, instead of the table's; "" keeps those. A squeeze-excitation
       with an activation of its own keeps it.
@@ -79,11 +80,11 @@ def build(
   ):
     if value not in options:
       raise errors.unknown(f"config.model.{key}", value, "a valid choice", options)
-  table = blocks.scale(table, width=width, depth=depth, keep_ends=keep_ends)
+  table = stage_tables.scale(table, width=width, depth=depth, keep_ends=keep_ends)
   if small_images:
-    table = dataclasses.replace(table, rows=blocks.small_strides(table.rows))
+    table = dataclasses.replace(table, rows=stage_tables.small_strides(table.rows))
   if kernels or partition != "equal" or dilated:
-    table = blocks.mix(table, kernels, partition=partition, dilated=dilated)
+    table = stage_tables.mix(table, kernels, partition=partition, dilated=dilated)
   rows = tuple(
     dataclasses.replace(
       row,
@@ -128,7 +129,7 @@ def build(
 _KNOWN = tuple(field.name for field in dataclasses.fields(registry.Entry))
 
 
-def add(name: str, table: blocks.Table, *, params: int, madds: float, **known: Any) -> None:
+def add(name: str, table: stage_tables.Table, *, params: int, madds: float, **known: Any) -> None:
   """Registers the network of `table` under `name`.
 
   Args: params, madds: of the default network. known: fields of `registry.Entry` and arguments of
@@ -167,7 +168,9 @@ def suffixed(name: str, width: float) -> str:
   return name if width == 1 else f"{name}_{round(100 * width):03d}"
 
 
-def add_members(name: str, table: blocks.Table, members: Iterable[Member], **known: Any) -> None:
+def add_members(
+  name: str, table: stage_tables.Table, members: Iterable[Member], **known: Any
+) -> None:
   """Registers `table` at the width of every member; known: as of `add`."""
   for member in members:
     add(suffixed(name, member.width), table, **dataclasses.asdict(member), **known)

@@ -169,7 +169,7 @@ class SplitConv(nn.Module):
 
   channels: of the result. kernels: taps of each part, each padded for itself. depthwise: whether
   the parts are depthwise, else each sees all input channels of its part. partition: of input and
-  result, see `partition`. dilated: see `blocks.Row`. Part i's kernel is `i/kernel`.
+  result, see `partition`. dilated: see `stage_tables.Row`. Part i's kernel is `i/kernel`.
   Source: Tan and Le 2019 (arXiv 1907.09595), section 3.
   """
 

@@ -7,16 +7,16 @@ Source: Tan and Le 2019 (arXiv 1907.09595) and its code.
 
 import functools
 
-from effnets.models import blocks, families, layers
+from effnets.models import families, layers, stage_tables
 
 _K3, _K5, _K7, _K9, _K11 = 3, (3, 5), (3, 5, 7), (3, 5, 7, 9), (3, 5, 7, 9, 11)
 
 
 def _row(
   kernels, expand_parts, project_parts, stride, expand, channels, repeats, ratio=None, **fields
-) -> blocks.Row:
+) -> stage_tables.Row:
   squeeze, activation = (layers.Squeeze(ratio), "swish") if ratio else (None, "relu")
-  return blocks.Row(
+  return stage_tables.Row(
     "mbconv",
     kernels,
     stride,
@@ -33,7 +33,7 @@ def _row(
 
 _joined = functools.partial(_row, joined=True)
 _table = functools.partial(
-  blocks.Table, head=1536, activation="relu", head_scaling="fixed", depth_rounding="nearest"
+  stage_tables.Table, head=1536, activation="relu", head_scaling="fixed", depth_rounding="nearest"
 )
 
 # kernels, parts of expansion and projection, stride, expand, channels, repeats, squeeze ratio

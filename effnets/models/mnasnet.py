@@ -6,17 +6,21 @@ head at 1,280 channels.
 Source: Tan et al. 2019 (arXiv 1807.11626) and its code; d1, d1_320: Chen et al. 2020 (1912.01106).
 """
 
-from effnets.models import blocks, families, layers
+import dataclasses
+
+from effnets.models import families, layers, stage_tables
 
 _SE = layers.Squeeze(0.25)
 
 
-def _row(kernel, stride, expand, channels, repeats, squeeze=None, **fields) -> blocks.Row:
-  return blocks.Row("mbconv", kernel, stride, expand, channels, repeats, squeeze, "relu", **fields)
+def _row(kernel, stride, expand, channels, repeats, squeeze=None, **fields) -> stage_tables.Row:
+  return stage_tables.Row(
+    "mbconv", kernel, stride, expand, channels, repeats, squeeze, "relu", **fields
+  )
 
 
-def _table(stem: int, *rows: blocks.Row) -> blocks.Table:
-  return blocks.Table(stem, rows, 1280, "relu", head_scaling="fixed")
+def _table(stem: int, *rows: stage_tables.Row) -> stage_tables.Table:
+  return stage_tables.Table(stem, rows, 1280, "relu", head_scaling="fixed")
 
 
 #     kernel stride expand channels repeats squeeze
@@ -73,6 +77,18 @@ D1_320 = _table(
   _row(5, 2, 6, 160, 5),
   _row(7, 1, 9, 320, 1),
 )
+# The kinds of layer of A1 for pictures of tens of pixels.
+TINY = dataclasses.replace(
+  _table(
+    16,
+    _row(3, 1, 1, 16, 1, skip=False),
+    _row(3, 2, 3, 24, 2),
+    _row(5, 2, 3, 40, 2, _SE),
+    _row(3, 2, 4, 64, 1),
+    _row(3, 1, 4, 64, 1, _SE),
+  ),
+  head=128,
+)
 
 
 # Figures of the multipliers: the code's own table, whose MAdds at 1.0 (315.2e6) the paper rounds.
@@ -115,3 +131,4 @@ for _name, (_stages, *_members) in MEMBERS.items():
     dropout_rate=0.0 if _name == "small" else 0.2,
     interpolation="bilinear",
   )
+families.add("mnasnet_tiny", TINY, params=232_352, madds=6_070_976, image_size=64, crop_padding=0)

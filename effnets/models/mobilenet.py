@@ -12,18 +12,18 @@ Source: Howard et al. 2017 (arXiv 1704.04861), Sandler et al. 2018 (1801.04381),
 import dataclasses
 import functools
 
-from effnets.models import blocks, families, layers
+from effnets.models import families, layers, stage_tables
 
 
-def _separable(stride: int, channels: int, repeats: int = 1) -> blocks.Row:
-  return blocks.Row("separable", 3, stride, 1, channels, repeats, None, "relu6")
+def _separable(stride: int, channels: int, repeats: int = 1) -> stage_tables.Row:
+  return stage_tables.Row("separable", 3, stride, 1, channels, repeats, None, "relu6")
 
 
-def _inverted(stride: int, expand: int, channels: int, repeats: int) -> blocks.Row:
-  return blocks.Row("mbconv", 3, stride, expand, channels, repeats, None, "relu6")
+def _inverted(stride: int, expand: int, channels: int, repeats: int) -> stage_tables.Row:
+  return stage_tables.Row("mbconv", 3, stride, expand, channels, repeats, None, "relu6")
 
 
-V1 = blocks.Table(
+V1 = stage_tables.Table(
   32,
   (
     _separable(1, 64),
@@ -35,7 +35,7 @@ V1 = blocks.Table(
   0,
   "relu6",
 )
-V2 = blocks.Table(
+V2 = stage_tables.Table(
   32,
   (
     _inverted(1, 1, 16, 1),
@@ -56,16 +56,16 @@ _SE = layers.Squeeze(0.25, of="expanded", divisor=8, activation="relu", gate="ha
 
 def _bneck(
   kernel, stride, expand, channels, repeats=1, squeeze=None, *, hard: bool, joined: bool = False
-) -> blocks.Row:
+) -> stage_tables.Row:
   activation = "hard_swish" if hard else "relu"
-  return blocks.Row(
+  return stage_tables.Row(
     "mbconv", kernel, stride, expand, channels, repeats, squeeze, activation, joined=joined
   )
 
 
 _relu = functools.partial(_bneck, hard=False)
 _hard = functools.partial(_bneck, hard=True)
-_v3 = functools.partial(blocks.Table, activation="hard_swish", kernel_std=0.008)
+_v3 = functools.partial(stage_tables.Table, activation="hard_swish", kernel_std=0.008)
 
 #    kernel stride expand channels repeats squeeze
 V3_LARGE = _v3(
@@ -101,7 +101,7 @@ V3_SMALL = _v3(
 
 # Three halvings, so that 32 pixels end as 4; kernels start at their usual size, as runs of a few
 # hundred steps are too short for the small ones.
-V3_TINY = blocks.Table(
+V3_TINY = stage_tables.Table(
   16,
   (
     _relu(3, 1, 1, 16),
@@ -117,7 +117,7 @@ V3_TINY = blocks.Table(
 )
 
 
-def minimalistic(table: blocks.Table) -> blocks.Table:
+def minimalistic(table: stage_tables.Table) -> stage_tables.Table:
   """Returns `table` with 3x3 kernels, without squeeze-excitation, with ReLU alone.
 
   Source: slim's MobileNetV3, for hardware on which those are slow.
@@ -128,7 +128,7 @@ def minimalistic(table: blocks.Table) -> blocks.Table:
   return dataclasses.replace(table, rows=rows, activation="relu")
 
 
-def _early(table: blocks.Table) -> blocks.Table:
+def _early(table: stage_tables.Table) -> stage_tables.Table:
   """Returns V3-Large as timm's `mobilenetv3_rw` read it from the paper before its code was out.
 
   The first block does not add its input; squeeze-excitation has the block's own activation and a

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
-from effnets.models import blocks, common, layers, shortcuts
+from effnets.models import blocks, common, layers, shortcuts, stage_tables
 
 REMAT = ("none", "norm", "block")
 DTYPES = ("float32", "bfloat16")
@@ -28,11 +28,11 @@ class Network(common.Common, kw_only=True):
     d * i / n, the first never; a `pyramid` counts from 1.
   activation: of stem, head and hidden layer.
   kernel_std: see `layers.Settings`.
-  stem_kernel, stem_stride, stem_end, stem_pool, tail, outer_skips, hidden: see `blocks.Table`.
-  The others: see `common.Common`.
+  stem_kernel, stem_stride, stem_end, stem_pool, tail, outer_skips, hidden: see
+    `stage_tables.Table`. The others: see `common.Common`.
   """
 
-  rows: tuple[blocks.Row, ...]
+  rows: tuple[stage_tables.Row, ...]
   stem: int
   head: int
   num_classes: int = 1000
@@ -61,7 +61,7 @@ class Network(common.Common, kw_only=True):
       normalised="norm" in self.stem_end,
       name="stem",
     )
-    table, rates = blocks.unroll(self.rows), self.drop_rates()
+    table, rates = stage_tables.unroll(self.rows), self.drop_rates()
     made = []
     for index, (row, rate) in enumerate(zip(table, rates, strict=True)):
       block = blocks.BLOCKS[row.op]
@@ -139,7 +139,7 @@ class Network(common.Common, kw_only=True):
       noise = layers.path_noise(keys["drop_path"], len(self.block_layers), kind.draws)
     frozen = len(self.block_layers) if self.frozen_blocks < 0 else self.frozen_blocks
     x = self.stem_layer(images, train and not frozen)
-    table = blocks.unroll(self.rows)
+    table = stage_tables.unroll(self.rows)
     ends, strides = {"stem": x}, [row.stride for row in table]
     outer = _OuterSkips(table, x) if self.outer_skips else None
     reduction = 0
@@ -180,7 +180,7 @@ class Network(common.Common, kw_only=True):
     stride = self.stem_stride
     ends = {stride.bit_length() - 1: "stem"}
     stride *= 2 if self.stem_pool else 1
-    for index, row in enumerate(blocks.unroll(self.rows)):
+    for index, row in enumerate(stage_tables.unroll(self.rows)):
       stride *= row.stride
       ends[stride.bit_length() - 1] = f"block_{index}"
     return ends
@@ -250,7 +250,7 @@ class _OuterSkips:
   Source: AutoAugment's official code (Wide-ResNet).
   """
 
-  def __init__(self, table: Sequence[blocks.Row], x: Float[Array, "b h w c"]):
+  def __init__(self, table: Sequence[stage_tables.Row], x: Float[Array, "b h w c"]):
     self._table, self._whole, self._stage = table, x, x
     self._first = 0
 
@@ -268,7 +268,7 @@ class _OuterSkips:
     self._whole, self._stage = jax.lax.stop_gradient((self._whole, self._stage))
 
   @staticmethod
-  def _fit(x: Array, rows: Sequence[blocks.Row]) -> Array:
+  def _fit(x: Array, rows: Sequence[stage_tables.Row]) -> Array:
     stride = math.prod(row.stride for row in rows)
     return shortcuts.fit(x, stride, rows[-1].channels, centred=True)
 

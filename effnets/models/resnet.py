@@ -6,16 +6,16 @@ Source: He et al. 2016 (arXiv 1512.03385), table 1; -200: He et al. 2016 (arXiv 
 same form.
 """
 
-from effnets.models import blocks, families
+from effnets.models import families, stage_tables
 
 
-def table(repeats: tuple[int, int, int, int]) -> blocks.Table:
+def table(repeats: tuple[int, int, int, int]) -> stage_tables.Table:
   """Returns the stages with so many bottlenecks each."""
   rows = tuple(
-    blocks.Row("bottleneck", 3, 2 if index else 1, 0.25, 256 << index, count, None, "relu")
+    stage_tables.Row("bottleneck", 3, 2 if index else 1, 0.25, 256 << index, count, None, "relu")
     for index, count in enumerate(repeats)
   )
-  return blocks.Table(64, rows, 0, "relu", stem_kernel=7, stem_pool=True)
+  return stage_tables.Table(64, rows, 0, "relu", stem_kernel=7, stem_pool=True)
 
 
 # Not of a paper's sheet but of every reference implementation: symmetric padding, other norms.
@@ -39,3 +39,14 @@ for _name, _stages, _params, _madds, _printed in (
     paper_madds=_printed,
     **SETTINGS,
   )
+
+TINY = stage_tables.Table(
+  16,
+  tuple(
+    stage_tables.Row("bottleneck", 3, 2 if index else 1, 0.25, 32 << index, 1, None, "relu")
+    for index in range(4)
+  ),
+  0,
+  "relu",
+)
+families.add("resnet_tiny", TINY, params=384_984, madds=7_907_328, image_size=64, **SETTINGS)

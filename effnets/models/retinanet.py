@@ -52,6 +52,21 @@ _add(
   params=60_078_743,
   madds=140.262e9,
 )
+_add(
+  "retinanet_tiny",
+  backbone="resnet_tiny",
+  backbone_padding="SYMMETRIC",
+  image_size=128,
+  num_classes=11,
+  pyramid="retinanet",
+  repeats=1,
+  max_level=6,
+  anchor_scale=3.0,
+  width=32,
+  head_repeats=2,
+  params=254_615,
+  madds=61.06e6,
+)
 
 for _size, _pixels, _width, _repeats, _scale, _params, _madds, *_printed in (
   ("49s", 640, 128, 4, 3.0, 11_265_942, 30.7785e9, 11.9e6, 33.8e9, 41.5),

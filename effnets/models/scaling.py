@@ -12,7 +12,7 @@ import itertools
 import math
 from typing import Any
 
-from effnets.models import blocks, families, mobilenet, resnet
+from effnets.models import families, mobilenet, resnet, stage_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ R50 = (
 )
 
 
-def _add(name: str, table: blocks.Table, scaled: tuple[Scaled, ...], **known: Any) -> None:
+def _add(name: str, table: stage_tables.Table, scaled: tuple[Scaled, ...], **known: Any) -> None:
   for member in scaled:
     own = dataclasses.asdict(member)
     factors = own.pop("factors")

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
-from effnets.models import blocks, bodies, detector, heads, network, pyramids
+from effnets.models import bodies, detector, heads, network, pyramids, stage_tables
 from effnets.models.segmentation_heads import (
   HEADS,
   DeepLab,
@@ -99,8 +99,8 @@ class Segmenter(bodies.Whole):
 def _low(module: nn.Module, level: int) -> str:
   """Returns the end point of a level's finer features: of its last depthwise convolution."""
   name = module.level_ends()[level]
-  row = blocks.unroll(module.rows)[int(name.removeprefix("block_"))]
-  return f"{name}/depthwise" if row.op in blocks.DEPTHWISE else name
+  row = stage_tables.unroll(module.rows)[int(name.removeprefix("block_"))]
+  return f"{name}/depthwise" if row.op in stage_tables.DEPTHWISE else name
 
 
 def build(
@@ -146,7 +146,7 @@ def build(
   Args:
     backbone, backbone_width, backbone_padding, backbone_momentum, backbone_epsilon: see
       `detector.build`. backbone_head: whether its last 1x1 convolution belongs to it.
-    halved, halved_inner: see `blocks.halve`. output_stride: see `blocks.atrous`.
+    halved, halved_inner: see `stage_tables.halve`. output_stride: see `stage_tables.atrous`.
     head: one of `HEADS`. filters: its channels. head_repeats: of a tower.
     decoder_level: of the finer features of LR-ASPP and DeepLabV3+; 0 for none.
     pool_stride: of LR-ASPP's pool; () for the paper's at that output stride. separable: DeepLab's
@@ -197,9 +197,9 @@ def build(
         f"config.model.backbone={backbone!r} has no output stride; give head='tower'."
       )
     last = (module.head // 2 if halved else module.head) if backbone_head else 0
-    rows = blocks.halve(module.rows, inner=halved_inner) if halved else module.rows
+    rows = stage_tables.halve(module.rows, inner=halved_inner) if halved else module.rows
     before = module.stem_stride * (2 if module.stem_pool else 1)
-    module = module.clone(rows=blocks.atrous(rows, output_stride, before=before), head=last)
+    module = module.clone(rows=stage_tables.atrous(rows, output_stride, before=before), head=last)
     body = bodies.Body(module)
     low = ""
     if decoder_level and head in ("lraspp", "deeplabv3plus"):

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from effnets import errors, ops
-from effnets.models import blocks, common, layers, network, registry
+from effnets.models import blocks, common, layers, network, registry, stage_tables
 from effnets.models.scale_permuted import (
   MOBILE,
   R0_SP53,
@@ -161,7 +161,7 @@ def _units(
   for index in range(owner.repeats):
     drawn, name = None if noise is None else noise[:, index], f"unit_{index}"
     if kind == "mbconv":
-      row = blocks.Row(
+      row = stage_tables.Row(
         "mbconv",
         3,
         stride if index == 0 else 1,

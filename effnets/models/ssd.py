@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 
 from effnets import errors, ops
-from effnets.models import blocks, bodies, detector
+from effnets.models import bodies, detector, stage_tables
 
 
 def taps(module: nn.Module) -> dict[int, str]:
@@ -24,7 +24,7 @@ def taps(module: nn.Module) -> dict[int, str]:
   >>> taps(models.create("mobilenetv2"))
   {4: 'block_13/expand', 5: 'head_1x1'}
   """
-  rows = blocks.unroll(module.rows)
+  rows = stage_tables.unroll(module.rows)
   ends = module.level_ends()
   top = max(ends)
   first = max(index for index, row in enumerate(rows) if row.stride > 1)
@@ -64,7 +64,8 @@ def build(
 
   Args:
     backbone, backbone_width, backbone_kernels: see `detector.build`. backbone_head: channels of
-      its last convolution, 0 for its own. halved: see `blocks.halve`; the last convolution too.
+      its last convolution, 0 for its own. halved: see `stage_tables.halve`; the last convolution
+      too.
     extras: channels of the further maps. smallest, largest, reduced: see `ops.anchors.Default`.
     lite: predictors are separable. activation: of maps and predictors. class_start: bias of the
       class predictions.
@@ -88,7 +89,7 @@ def build(
     raise errors.UserError(f"config.model.extras={extras!r} should be whole numbers above 1.")
   module = body.module
   if halved:
-    module = module.clone(rows=blocks.halve(module.rows), head=module.head // 2)
+    module = module.clone(rows=stage_tables.halve(module.rows), head=module.head // 2)
   chosen = taps(module)
   levels = (*chosen, *(max(chosen) + 1 + index for index in range(len(extras))))
   return detector.check(
@@ -208,6 +209,22 @@ for _version, _rows in (
       backbone_kernels=_kernels,
     )
 _register("mixnet_s", Member(5_135_573, 716.42e6), backbone="mixnet_s")
+_register(
+  "mnasnet_tiny",
+  Member(147_971, 27.646e6),
+  num_classes=11,
+  image_size=128,
+  backbone="mnasnet_tiny",
+  extras=(64, 32),
+)
+_register(
+  "mixnet_tiny",
+  Member(85_835, 31.436e6),
+  num_classes=11,
+  image_size=128,
+  backbone="mixnet_tiny",
+  extras=(64, 32),
+)
 _register(
   "tiny",
   Member(119_147, 36.87e6),

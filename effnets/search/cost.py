@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from effnets import errors, models
-from effnets.models import blocks, layers
+from effnets.models import layers, stage_tables
 from effnets.parallel import slices
 from effnets.search import space, spaces
 
@@ -30,7 +30,7 @@ class Piece:
   params: int
   madds: int
   moved: int
-  row: blocks.Row | None
+  row: stage_tables.Row | None
   size: int
   inputs: int
   outputs: int
@@ -82,16 +82,16 @@ class _Sum:
     self.moved += (self.channels + 1) * units + self.channels
     self.channels = units
 
-  def piece(self, key: str, row: blocks.Row | None, size: int, inputs: int) -> Piece:
+  def piece(self, key: str, row: stage_tables.Row | None, size: int, inputs: int) -> Piece:
     """Returns what was added."""
     return Piece(key, self.params, self.madds, self.moved, row, size, inputs, outputs=self.channels)
 
 
-def _kernels(row: blocks.Row) -> tuple[int, ...]:
+def _kernels(row: stage_tables.Row) -> tuple[int, ...]:
   return (row.kernel,) if isinstance(row.kernel, int) else row.kernel
 
 
-def layer(row: blocks.Row, size: int, inputs: int) -> Piece:
+def layer(row: stage_tables.Row, size: int, inputs: int) -> Piece:
   """Returns the piece of one layer of a row, behind `inputs` channels of size x size pixels.
 
   Raises: UserError for an operation that is not counted here.
@@ -125,7 +125,7 @@ def layer(row: blocks.Row, size: int, inputs: int) -> Piece:
   return made.piece(" ".join(words), row, size, inputs)
 
 
-def pieces(table: blocks.Table, image_size: int, num_classes: int) -> tuple[Piece, ...]:
+def pieces(table: stage_tables.Table, image_size: int, num_classes: int) -> tuple[Piece, ...]:
   """Returns the layers of a classifier, stem and head among them, for square images.
 
   Raises: UserError for a table with what the spaces here have not, such as a pooled stem.
@@ -133,10 +133,12 @@ def pieces(table: blocks.Table, image_size: int, num_classes: int) -> tuple[Piec
   if table.stem_pool or table.tail or table.outer_skips or not table.head:
     raise errors.UserError("this table has more than a stem, rows and a head; it is not counted.")
   act = table.activation
-  stem = blocks.Row("stem", table.stem_kernel, table.stem_stride, 1, table.stem, activation=act)
-  head = blocks.Row("head", 1, 1, 1, table.head, activation=act)
+  stem = stage_tables.Row(
+    "stem", table.stem_kernel, table.stem_stride, 1, table.stem, activation=act
+  )
+  head = stage_tables.Row("head", 1, 1, 1, table.head, activation=act)
   found, size, channels = [], image_size, 3
-  for row in (stem, *blocks.unroll(table.rows), head):
+  for row in (stem, *stage_tables.unroll(table.rows), head):
     found.append(layer(row, size, channels))
     size, channels = -(-size // row.stride), row.channels
   made = _Sum(1, channels)
@@ -218,7 +220,7 @@ def roofline(
   convolutions and narrow channels do not, and to keep nothing on the chip, while compilers fuse.
 
   >>> chip = slices.CHIPS["v5e"]
-  >>> row = blocks.Row("conv", 1, 1, 1, 1024)
+  >>> row = stage_tables.Row("conv", 1, 1, 1, 1024)
   >>> piece = layer(row, 32, 1024)
   >>> roofline([piece], chip, batch=128) == 2 * piece.madds * 128 / chip.flops
   True

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from effnets import errors, models
-from effnets.models import blocks, layers
+from effnets.models import blocks, layers, stage_tables
 from effnets.search import space, spaces
 
 SHORTEST = 1.0
@@ -43,7 +43,7 @@ class _Classifier(nn.Module):
     return layers.Dense(self.classes, settings, name="classifier")(y)
 
 
-def pack(row: blocks.Row | None) -> dict[str, Any] | None:
+def pack(row: stage_tables.Row | None) -> dict[str, Any] | None:
   """Returns a row as JSON values."""
   if row is None:
     return None
@@ -52,11 +52,11 @@ def pack(row: blocks.Row | None) -> dict[str, Any] | None:
   return found
 
 
-def unpack(found: dict[str, Any]) -> blocks.Row:
+def unpack(found: dict[str, Any]) -> stage_tables.Row:
   """Returns the row that `pack` wrote."""
   fields = {name: space.plain(value) for name, value in found.items() if name != "squeeze"}
   squeeze = found["squeeze"]
-  return blocks.Row(**fields, squeeze=None if squeeze is None else layers.Squeeze(**squeeze))
+  return stage_tables.Row(**fields, squeeze=None if squeeze is None else layers.Squeeze(**squeeze))
 
 
 def _network(request: dict[str, Any]) -> tuple[nn.Module, tuple[int, ...]]:

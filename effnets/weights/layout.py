@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import flax.linen as nn
 
 from effnets import errors
-from effnets.models import blocks
+from effnets.models import stage_tables
 from effnets.weights.tensor import Tensor
 
 
@@ -44,7 +44,7 @@ def _parts(kernel: int | tuple[int, ...]) -> int:
   return 1 if isinstance(kernel, int) else len(kernel)
 
 
-def _inverted(row: blocks.Row, name: str, path: str) -> Iterator[Tensor]:
+def _inverted(row: stage_tables.Row, name: str, path: str) -> Iterator[Tensor]:
   norm, project = 0, "conv_pw"
   if row.op == "mbconv" and row.expand != 1:
     norm, project = 1, "conv_pwl"
@@ -63,7 +63,7 @@ def _mobile(module: nn.Module) -> Iterator[Tensor]:
   """Yields the tensors of networks that timm builds from strings of depthwise blocks."""
   yield from _conv("conv_stem", "stem")
   yield from _norm("bn1", "stem", channels=module.stem)
-  stages, index = blocks.stages(blocks.unroll(module.rows)), 0
+  stages, index = stage_tables.stages(stage_tables.unroll(module.rows)), 0
   for stage, rows in enumerate(stages):
     for block, row in enumerate(rows):
       yield from _inverted(row, f"blocks.{stage}.{block}", f"block_{index}")
@@ -86,7 +86,7 @@ def _residual(module: nn.Module) -> Iterator[Tensor]:
   yield from _conv("conv1", "stem")
   yield from _norm("bn1", "stem", channels=module.stem)
   inputs, index = module.stem, 0
-  for stage, rows in enumerate(blocks.stages(blocks.unroll(module.rows)), 1):
+  for stage, rows in enumerate(stage_tables.stages(stage_tables.unroll(module.rows)), 1):
     for block, row in enumerate(rows):
       name, path = f"layer{stage}.{block}", f"block_{index}"
       for place, part in enumerate(("reduce", "spatial", "project"), 1):

@@ -8,7 +8,7 @@ Source: tensorflow/models (research/object_detection, research/deeplab).
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from effnets.models import blocks, bodies, detector, segmentation
+from effnets.models import bodies, detector, segmentation, stage_tables
 from effnets.weights import tensorflow
 from effnets.weights.tensor import Tensor
 
@@ -48,7 +48,7 @@ def ssd(module: detector.Detector, have: _Leaves) -> tuple[Tensor, ...]:
   """Returns every tensor of an SSDLite of the detection API. have: the module's leaves by path."""
   scope, found = _body(module, have, "FeatureExtractor/")
   # The stem is layer 1, and the last convolution follows the blocks.
-  last = f"{scope}/layer_{len(blocks.unroll(module.body.module.rows)) + 2}"
+  last = f"{scope}/layer_{len(stage_tables.unroll(module.body.module.rows)) + 2}"
   for index, channels in enumerate(module.head.extras):
     path, place = ("head", f"extra_{index}"), f"Conv2d_{index + 2}"
     found += _convolution(f"{last}_1_{place}_1x1_{channels // 2}", *path, "reduce")

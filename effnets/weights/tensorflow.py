@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import flax.linen as nn
 
-from effnets.models import blocks
+from effnets.models import stage_tables
 from effnets.weights.tensor import Tensor
 
 _AVERAGE = "/ExponentialMovingAverage"
@@ -61,7 +61,7 @@ def _parts(kernel: int | tuple[int, ...]) -> int:
 
 def _layers(module: nn.Module) -> Iterator[_Layer]:
   """Yields the layers in the order in which the official code constructs them."""
-  for index, row in enumerate(blocks.unroll(module.rows)):
+  for index, row in enumerate(stage_tables.unroll(module.rows)):
     scope, path = f"blocks_{index}", f"block_{index}"
     if row.expand != 1:
       yield from _convolution(scope, "conv2d", row.expand_parts, path, "expand")
@@ -133,7 +133,7 @@ def _slim_biased(
 def _slim_blocks(module: nn.Module, model: str) -> Iterator[Tensor]:
   """Yields the variables of MobileNetV2 and V3."""
   yield from _slim_convolution(f"{model}/Conv", ("stem",), channels=module.stem)
-  for index, row in enumerate(blocks.unroll(module.rows)):
+  for index, row in enumerate(stage_tables.unroll(module.rows)):
     name, path = f"{model}/expanded_conv{f'_{index}' if index else ''}", f"block_{index}"
     if row.expand != 1:
       yield from _slim_convolution(f"{name}/expand", (path, "expand"))
@@ -150,7 +150,7 @@ def _slim_blocks(module: nn.Module, model: str) -> Iterator[Tensor]:
 def _slim_separable(module: nn.Module, model: str) -> Iterator[Tensor]:
   """Yields the variables of MobileNetV1."""
   yield from _slim_convolution(f"{model}/Conv2d_0", ("stem",), channels=module.stem)
-  for index, row in enumerate(blocks.unroll(module.rows)):
+  for index, row in enumerate(stage_tables.unroll(module.rows)):
     name, path = f"{model}/Conv2d_{index + 1}", f"block_{index}"
     yield from _slim_convolution(f"{name}_depthwise", (path, "depthwise"), depthwise=True)
     yield from _slim_convolution(f"{name}_pointwise", (path, "project"), channels=row.channels)

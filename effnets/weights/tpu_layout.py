@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import flax.linen as nn
 
-from effnets.models import blocks, detector, mask_rcnn
+from effnets.models import detector, mask_rcnn, stage_tables
 from effnets.models import spinenet as spinenet_models
 from effnets.weights.detector_layout import tf_convolution, tf_vector
 from effnets.weights.tensor import Tensor
@@ -53,7 +53,7 @@ def _spinenet(body: nn.Module) -> Iterator[Tensor]:
 
 
 def _resnet(body: nn.Module) -> Iterator[Tensor]:
-  rows = blocks.unroll(body.rows)
+  rows = stage_tables.unroll(body.rows)
   paths = [("stem",)]
   inputs = body.stem
   for index, row in enumerate(rows):

@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> None:
       "Networks start from random weights, the paper's from BERT-large; so single tasks with few "
       "examples have little to teach here.",
       "The language is invented, its words have one meaning, and tasks share more than GLUE's do.",
-      "Steps (of 250, 300 and 450) and warm-up (of 10 and 25 %) were chosen by dev averages of seeds "
+      "Steps (of 250, 300, 450) and warm-up (of 10 and 25 %) were chosen by dev averages of seeds "
       "that are not here.",
       "Five seeds, the paper has 20 or more.",
     ],

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from effnets import errors, models, ops, weights
-from effnets.models import blocks, cifar, counting, families
+from effnets.models import cifar, counting, families, stage_tables
 
 # RandAugment's sheet, section 2: parameters with 10 and 100 classes.
 PARAMETERS = {
@@ -88,7 +88,7 @@ def test_multiply_adds(name, madds):
 
 
 def test_the_widths_of_pyramidnet():
-  table = blocks.unroll(models.create("pyramidnet_272").rows)
+  table = stage_tables.unroll(models.create("pyramidnet_272").rows)
   inner = [row.channels / 4 for row in table]
   assert inner == _pyramidnet()[1]
   # The sheet's, section 7, check 37.

@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import pytest
 
 from effnets import models
-from effnets.models import blocks, counting, efficientnet, layers
+from effnets.models import counting, efficientnet, layers, stage_tables
 
 
 def test_by_hand():
-  table = blocks.Table(8, (blocks.Row("mbconv", 5, 2, 3, 16, 1, layers.Squeeze(0.25)),), 24)
+  table = stage_tables.Table(
+    8, (stage_tables.Row("mbconv", 5, 2, 3, 16, 1, layers.Squeeze(0.25)),), 24
+  )
   module = efficientnet.efficientnet(table, num_classes=7, image_size=18)
   stem, expand, depthwise = 9 * 9 * 9 * 3 * 8, 9 * 9 * 8 * 24, 5 * 5 * 25 * 24
   squeeze, project = 2 * 24 * 2, 5 * 5 * 24 * 16

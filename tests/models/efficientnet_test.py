@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import blocks, counting
+from effnets.models import counting, stage_tables
 from tests.oracle import recipe
 
 # name: params, without the dense layer, norm scales and shifts, {size: MAdds}. From the official
@@ -140,7 +140,7 @@ def _ends(module, size):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_number_of_blocks(name):
   module = models.create(f"efficientnet_{name}")
-  assert len(blocks.unroll(module.rows)) == BLOCKS[name]
+  assert len(stage_tables.unroll(module.rows)) == BLOCKS[name]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def _golden_variables(module):
     put(stats, (*path, "norm", "var"), 0.5, 1.0)
 
   conv_norm("stem")
-  for index in range(len(blocks.unroll(module.rows))):
+  for index in range(len(stage_tables.unroll(module.rows))):
     block = f"block_{index}"
     if "expand" in params[block]:
       conv_norm(block, "expand")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import blocks, counting, families
+from effnets.models import counting, families, stage_tables
 
 # name: trainable parameters with 1,000 classes, MAdds at 224 pixels in millions (sections 7).
 SHEETS = {
@@ -88,7 +88,7 @@ def test_parts_of_counts(name, norms, rest, depth):
   module = models.create(name)
   shapes = models.abstract(module, 32)
   assert counting.parameters(shapes["batch_stats"]) == norms
-  assert len(blocks.unroll(module.rows)) == depth
+  assert len(stage_tables.unroll(module.rows)) == depth
   if rest is not None:
     dense = counting.parameters(shapes["params"]["classifier"])
     assert counting.parameters(shapes["params"]) - dense == rest
@@ -145,12 +145,12 @@ def test_end_points_that_detectors_and_segmenters_tap():
   assert _ends("mobilenetv3_small")["hidden"] == (1024,)
 
 
-TABLE = blocks.Table(
+TABLE = stage_tables.Table(
   8,
   (
-    blocks.Row("separable", 3, 2, 1, 8, activation="relu6"),
-    blocks.Row("mbconv", (3, 5), 1, 4, 8, activation="relu", expand_parts=2, project_parts=2),
-    blocks.Row("bottleneck", 3, 2, 0.5, 16, activation="relu"),
+    stage_tables.Row("separable", 3, 2, 1, 8, activation="relu6"),
+    stage_tables.Row("mbconv", (3, 5), 1, 4, 8, activation="relu", expand_parts=2, project_parts=2),
+    stage_tables.Row("bottleneck", 3, 2, 0.5, 16, activation="relu"),
   ),
   0,
   "hard_swish",

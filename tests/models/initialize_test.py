@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from effnets import models
-from effnets.models import blocks, efficientnet, initialize
+from effnets.models import efficientnet, initialize, stage_tables
 
 
 def _flat(tree):
@@ -41,10 +41,10 @@ def test_distributions_of_b0():
 
 
 def _small(*rows):
-  return efficientnet.efficientnet(blocks.Table(8, rows, 16), num_classes=3, image_size=16)
+  return efficientnet.efficientnet(stage_tables.Table(8, rows, 16), num_classes=3, image_size=16)
 
 
-ROW = blocks.Row("mbconv", 3, 1, 2, 8)
+ROW = stage_tables.Row("mbconv", 3, 1, 2, 8)
 
 
 def test_a_new_layer_moves_no_other_leaf():

@@ -3,7 +3,7 @@
 import pytest
 
 from effnets import models
-from effnets.models import blocks
+from effnets.models import stage_tables
 from tests.models import reference
 
 GOLDEN = {
@@ -68,7 +68,7 @@ def test_scaled_tables(name, stem, channels, repeats):
   assert (module.stem, module.head, module.dropout_rate) == (stem, 1536, 0.25)
   assert tuple(row.channels for row in module.rows) == channels
   assert tuple(row.repeats for row in module.rows) == repeats
-  assert [len(stage) for stage in blocks.stages(module.rows)] == [1, 2, 2, 2, 2, 2]
+  assert [len(stage) for stage in stage_tables.stages(module.rows)] == [1, 2, 2, 2, 2, 2]
 
 
 def test_squeeze_widths_of_s():

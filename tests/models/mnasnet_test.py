@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from effnets import models
-from effnets.models import blocks
+from effnets.models import blocks, stage_tables
 from tests.models import reference
 
 GOLDEN = {
@@ -72,7 +72,7 @@ def test_multiply_adds_of_other_sizes(size, a1, wide):
 def test_small_says_other_input_channels_than_it_has():
   # Scaled to 8 channels by 0.35 or 0.5, the table's input equals the output, so it skips again.
   for width, skips in ((1.0, False), (0.5, True)):
-    row = blocks.unroll(models.create("mnasnet_small", width=width).rows)[0]
+    row = stage_tables.unroll(models.create("mnasnet_small", width=width).rows)[0]
     x = np.random.default_rng(0).standard_normal((1, 4, 4, 8)).astype(np.float32)
     block = blocks.MBConv(row)
     variables = models.init(block, 0, inputs=(x,))

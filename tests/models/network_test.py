@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from effnets import errors, models, ops
-from effnets.models import blocks, efficientnet, layers
+from effnets.models import efficientnet, layers, stage_tables
 
 _SE = layers.Squeeze(0.25)
-TABLE = blocks.Table(
+TABLE = stage_tables.Table(
   8,
   (
-    blocks.Row("mbconv", 3, 1, 1, 8, 1, _SE),
-    blocks.Row("mbconv", 3, 2, 2, 16, 2, _SE),
+    stage_tables.Row("mbconv", 3, 1, 1, 8, 1, _SE),
+    stage_tables.Row("mbconv", 3, 2, 2, 16, 2, _SE),
   ),
   24,
 )

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from effnets import models
-from effnets.models import blocks
+from effnets.models import stage_tables
 from tests.oracle import recipe
 
 
@@ -65,7 +65,7 @@ def numbered(module):
           fill(params[place], stats.get(place, {}))
 
   params, stats = shapes["params"], shapes["batch_stats"]
-  order = ["stem", *(f"block_{i}" for i in range(len(blocks.unroll(module.rows)))), "head"]
+  order = ["stem", *(f"block_{i}" for i in range(len(stage_tables.unroll(module.rows)))), "head"]
   for name in (*order, "hidden", "classifier"):
     if name in params:
       fill(params[name], stats.get(name, {}))
@@ -108,7 +108,7 @@ def assert_golden(module, want, *, place="features", size=224):
 
 def timm_names(module, shapes):
   """Returns timm's name of every leaf, by its path (collection, scopes and leaf)."""
-  stages = blocks.stages(blocks.unroll(module.rows))
+  stages = stage_tables.stages(stage_tables.unroll(module.rows))
   places = [(s, r) for s, stage in enumerate(stages) for r in range(len(stage))]
   params = shapes["params"]
   last = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var"}

@@ -36,7 +36,8 @@ def test_names_sort_naturally():
 _QUICK = (
   "bifpn_efficientnet_b4 deeplabv3plus_r101 efficientdet_tiny efficientdet_d0 lraspp_tiny "
   "mask_rcnn_spinenet_49s mnasfpn_tiny nasfpnlite_mobilenetv2 raspp_tiny retinanet_r50 "
-  "retinanet_spinenet_mobile_49xs ssdlite_tiny"
+  "retinanet_spinenet_mobile_49xs retinanet_tiny ssdlite_mixnet_tiny ssdlite_mnasnet_tiny "
+  "ssdlite_tiny"
 ).split()
 
 

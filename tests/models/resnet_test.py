@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from effnets import models
-from effnets.models import blocks
+from effnets.models import blocks, stage_tables
 
 # As counted by everybody (torchvision, Keras without its convolutions' biases, timm).
 PARAMETERS = {
@@ -42,7 +42,9 @@ def test_end_points_of_resnet50():
 @pytest.mark.parametrize("channels,stride", [(16, 1), (16, 2), (24, 1)])
 def test_bottleneck_starts_as_its_shortcut(channels, stride):
   x = np.random.default_rng(0).standard_normal((2, 6, 6, 16)).astype(np.float32)
-  block = blocks.Bottleneck(blocks.Row("bottleneck", 3, stride, 0.5, channels, activation="relu"))
+  block = blocks.Bottleneck(
+    stage_tables.Row("bottleneck", 3, stride, 0.5, channels, activation="relu")
+  )
   variables = models.init(block, 0, inputs=(x,))
   params = variables["params"]
   want = x[:, ::stride, ::stride]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import blocks, counting, layers, segmentation
+from effnets.models import counting, layers, segmentation, stage_tables
 
 _FULL = (1024, 2048)
 
@@ -49,13 +49,13 @@ def test_bodies_alone():
 
 def test_rows_at_an_output_stride():
   rows = models.create("mobilenetv3_large").rows
-  plain = blocks.unroll(rows)
-  atrous = blocks.atrous(rows, 16)
+  plain = stage_tables.unroll(rows)
+  atrous = stage_tables.atrous(rows, 16)
   assert [(r.stride, r.rate) for r in atrous[-3:]] == [(1, 1), (1, 2), (1, 2)]
   assert [(r.stride, r.rate) for r in atrous[:-3]] == [(r.stride, 1) for r in plain[:-3]]
-  assert blocks.atrous(rows, 32) == plain
+  assert stage_tables.atrous(rows, 32) == plain
   # Two strides lost: rates multiply.
-  assert [(r.stride, r.rate) for r in blocks.atrous(rows, 8)[-4:]] == [
+  assert [(r.stride, r.rate) for r in stage_tables.atrous(rows, 8)[-4:]] == [
     (1, 2),
     (1, 2),
     (1, 4),
@@ -64,16 +64,20 @@ def test_rows_at_an_output_stride():
 
 
 def test_halved_rows():
-  large = blocks.unroll(blocks.halve(models.create("mobilenetv3_large").rows, inner=True))
+  large = stage_tables.unroll(
+    stage_tables.halve(models.create("mobilenetv3_large").rows, inner=True)
+  )
   assert [(r.widened, r.channels) for r in large[-3:]] == [(336, 80), (None, 80), (None, 80)]
-  small = blocks.unroll(blocks.halve(models.create("mobilenetv3_small").rows, inner=True))
+  small = stage_tables.unroll(
+    stage_tables.halve(models.create("mobilenetv3_small").rows, inner=True)
+  )
   assert [(r.widened, r.channels) for r in small[-3:]] == [(144, 48), (None, 48), (None, 48)]
 
 
 def test_atrous_equals_the_network_at_even_pixels():
   """Without the stride, every fourth output is what the strided network computes there."""
   module = models.create("mobilenetv1_025").clone(padding="SYMMETRIC")
-  dense = module.clone(rows=blocks.atrous(module.rows, 16))
+  dense = module.clone(rows=stage_tables.atrous(module.rows, 16))
   variables = models.init(module, 0, image_size=64)
   images = np.random.default_rng(0).normal(size=(1, 96, 64, 3)).astype(np.float32)
   run = lambda m: jax.jit(lambda v, x: m.apply(v, x, method="backbone"))(variables, images)  # noqa: E731

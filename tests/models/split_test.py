@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from effnets import ops
-from effnets.models import blocks, initialize, layers, network
+from effnets.models import initialize, layers, network, stage_tables
 from effnets.parallel import programs
 
 SQUEEZE = layers.Squeeze(0.25)
@@ -16,16 +16,16 @@ SQUEEZE = layers.Squeeze(0.25)
 
 def _mbconv(kernels=(3, (3, 5))):
   rows = (
-    blocks.Row("mbconv", kernels[0], 1, 1, 8, 1, SQUEEZE),
-    blocks.Row("mbconv", kernels[1], 2, 2, 8, 1, SQUEEZE),
+    stage_tables.Row("mbconv", kernels[0], 1, 1, 8, 1, SQUEEZE),
+    stage_tables.Row("mbconv", kernels[1], 2, 2, 8, 1, SQUEEZE),
   )
   return network.Network(rows=rows, stem=8, head=16, num_classes=5, group=ops.Group(4))
 
 
 def _pooled(op, **fields):
   rows = (
-    blocks.Row(op, 3, 1, 0.5, 16, 1, activation="relu"),
-    blocks.Row(op, 3, 2, 0.5, 24, 1, activation="relu"),
+    stage_tables.Row(op, 3, 1, 0.5, 16, 1, activation="relu"),
+    stage_tables.Row(op, 3, 2, 0.5, 24, 1, activation="relu"),
   )
   return network.Network(rows=rows, stem=8, head=0, num_classes=5, group=ops.Group(8), **fields)
 

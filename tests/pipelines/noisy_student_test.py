@@ -13,10 +13,10 @@ from PIL import Image
 from rich import console as rich_console
 
 from effnets import commands, configuration, data, errors, models, pipelines, training, workdirs
-from effnets.models import blocks, efficientnet, registry
+from effnets.models import efficientnet, registry, stage_tables
 from effnets.pipelines import noisy_student, stages
 
-ROWS = (blocks.Row("mbconv", 3, 2, 1, 8, 1), blocks.Row("mbconv", 3, 2, 1, 8, 1))
+ROWS = (stage_tables.Row("mbconv", 3, 2, 1, 8, 1), stage_tables.Row("mbconv", 3, 2, 1, 8, 1))
 STUDENTS = ["student_1", "student_2"]
 EVERYONE = ["teacher", *STUDENTS, "no_noise", "no_unlabelled", "finetune"]
 
@@ -24,7 +24,7 @@ EVERYONE = ["teacher", *STUDENTS, "no_noise", "no_unlabelled", "finetune"]
 @pytest.fixture(scope="module", autouse=True)
 def nano():
   """A registered model that compiles in a second or two."""
-  build = functools.partial(efficientnet.efficientnet, blocks.Table(8, ROWS, 16))
+  build = functools.partial(efficientnet.efficientnet, stage_tables.Table(8, ROWS, 16))
   entry = registry.Entry("efficientnet_nano", build, None, 32, 0.2, 0.2, params=0, madds=0)
   registry.register(entry)
   yield

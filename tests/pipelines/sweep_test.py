@@ -11,16 +11,16 @@ from PIL import Image
 from rich import console as rich_console
 
 from effnets import commands, configuration, errors, pipelines, recipes, training
-from effnets.models import blocks, efficientnet, registry
+from effnets.models import efficientnet, registry, stage_tables
 from effnets.pipelines import sweep
 
-ROWS = (blocks.Row("mbconv", 3, 2, 1, 8, 1), blocks.Row("mbconv", 3, 2, 1, 8, 1))
+ROWS = (stage_tables.Row("mbconv", 3, 2, 1, 8, 1), stage_tables.Row("mbconv", 3, 2, 1, 8, 1))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nano():
   """A registered model that compiles in a second or two."""
-  build = functools.partial(efficientnet.efficientnet, blocks.Table(8, ROWS, 16))
+  build = functools.partial(efficientnet.efficientnet, stage_tables.Table(8, ROWS, 16))
   registry.register(registry.Entry("efficientnet_nano", build, None, 32, 0.2, 0.2, 0, 0))
   yield
   del registry._ENTRIES["efficientnet_nano"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effnets import configuration, errors, models
-from effnets.models import blocks
+from effnets.models import stage_tables
 from effnets.search import adapting, cost, spaces
 
 
@@ -38,7 +38,7 @@ def test_blocks_that_add_their_input_share_its_width():
   space = spaces.create("narrower", model="mobilenetv3_large")
   zoo, chosen = models.create("mobilenetv3_large"), space.sample(np.random.default_rng(1))
   inputs, channels = zoo.stem, space.decode(chosen).stem
-  for old, new in zip(blocks.unroll(zoo.rows), space.decode(chosen).rows, strict=True):
+  for old, new in zip(stage_tables.unroll(zoo.rows), space.decode(chosen).rows, strict=True):
     adds = old.stride == 1 and old.channels == inputs
     assert new.skip == adds
     if adds:

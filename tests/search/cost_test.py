@@ -1,10 +1,12 @@
 """Closed formulas against abstract traces and the sheets' figures."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import blocks, layers
+from effnets.models import layers, stage_tables
 from effnets.parallel import slices
 from effnets.search import cost, spaces
 
@@ -62,12 +64,12 @@ def test_graphs_are_traced_once():
 
 def test_madds_of_a_separable_layer():
   # The paper's formula: H W M (K K + N).
-  piece = cost.layer(blocks.Row("mbconv", 5, 1, 1, 24, activation="relu"), 14, 16)
+  piece = cost.layer(stage_tables.Row("mbconv", 5, 1, 1, 24, activation="relu"), 14, 16)
   assert piece.madds == 14 * 14 * 16 * (5 * 5 + 24)
 
 
 def test_keys_tell_layers_apart():
-  row = blocks.Row("mbconv", 3, 1, 6, 16, squeeze=layers.Squeeze(0.25))
+  row = stage_tables.Row("mbconv", 3, 1, 6, 16, squeeze=layers.Squeeze(0.25))
   keys = {cost.layer(row, 14, 16).key, cost.layer(row, 7, 16).key, cost.layer(row, 14, 24).key}
   for changed in (
     {"kernel": 5},
@@ -80,14 +82,14 @@ def test_keys_tell_layers_apart():
     {"project_parts": 2},
     {"kernel": (3, 5)},
   ):
-    keys.add(cost.layer(blocks.dataclasses.replace(row, **changed), 14, 16).key)
+    keys.add(cost.layer(dataclasses.replace(row, **changed), 14, 16).key)
   assert len(keys) == 12
 
 
 def test_roofline_by_hand():
   chip = slices.Chip(flops=1e9, memory=1, bandwidth=1e6, source="")
   # 8 x 8 pixels, 4 to 4 channels: 1,024 multiply-adds; 512 numbers, 16 weights, 4 biases.
-  piece = cost.layer(blocks.Row("conv", 1, 1, 1, 4, skip=False), 8, 4)
+  piece = cost.layer(stage_tables.Row("conv", 1, 1, 1, 4, skip=False), 8, 4)
   assert (piece.madds, piece.moved, piece.params) == (1024, 512 + 16 + 4, 16 + 8)
   slow = slices.Chip(flops=1e3, memory=1, bandwidth=1e9, source="")
   assert cost.roofline([piece], slow, batch=3) == pytest.approx(3 * 2048 / 1e3)
@@ -98,6 +100,6 @@ def test_roofline_by_hand():
 
 def test_what_is_not_counted_is_refused():
   with pytest.raises(errors.UserError, match="operation='bottleneck'"):
-    cost.layer(blocks.Row("bottleneck", 3, 1, 4, 16), 8, 8)
+    cost.layer(stage_tables.Row("bottleneck", 3, 1, 4, 16), 8, 8)
   with pytest.raises(errors.UserError, match="it is not counted"):
-    cost.pieces(blocks.Table(8, (), 0), 8, 8)
+    cost.pieces(stage_tables.Table(8, (), 0), 8, 8)

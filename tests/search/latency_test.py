@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from effnets import errors
-from effnets.models import blocks, layers
+from effnets.models import layers, stage_tables
 from effnets.search import cost, latency, latency_process, spaces
 
 
@@ -45,9 +45,9 @@ def test_short_runs_are_taken_together():
 
 
 def test_rows_travel_as_text():
-  row = blocks.Row("mbconv", (3, 5), 2, 6, 24, squeeze=layers.Squeeze(0.5), expand_parts=2)
+  row = stage_tables.Row("mbconv", (3, 5), 2, 6, 24, squeeze=layers.Squeeze(0.5), expand_parts=2)
   assert latency_process.unpack(json.loads(json.dumps(latency_process.pack(row)))) == row
-  plain = blocks.Row("conv", 3, 1, 1, 8)
+  plain = stage_tables.Row("conv", 3, 1, 1, 8)
   assert latency_process.unpack(json.loads(json.dumps(latency_process.pack(plain)))) == plain
 
 

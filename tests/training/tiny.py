@@ -21,17 +21,17 @@ import optax
 import orbax.checkpoint as ocp
 
 from effnets import configuration, data, parallel, tasks
-from effnets.models import blocks, efficientnet, layers, registry
+from effnets.models import efficientnet, layers, registry, stage_tables
 from effnets.training import inputs, optimizers, state, step
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 _SQUEEZE = layers.Squeeze(0.25)
-_TABLE = blocks.Table(
+_TABLE = stage_tables.Table(
   8,
   (
-    blocks.Row("mbconv", 3, 2, 1, 8, 1, _SQUEEZE),
-    blocks.Row("mbconv", 5, 1, 2, 8, 1, _SQUEEZE),  # has a skip: its path may drop
+    stage_tables.Row("mbconv", 3, 2, 1, 8, 1, _SQUEEZE),
+    stage_tables.Row("mbconv", 5, 1, 2, 8, 1, _SQUEEZE),  # has a skip: its path may drop
   ),
   16,
 )

@@ -13,7 +13,7 @@ import pytest
 from jax import export, lax
 
 from effnets import configuration, errors, models, weights
-from effnets.models import blocks, families, layers
+from effnets.models import families, layers, stage_tables
 from effnets.weights import programs
 from effnets.weights.programs import onnx_file
 from tests.oracle import recipe
@@ -28,25 +28,25 @@ _V3_SQUEEZE = layers.Squeeze(0.25, of="expanded", divisor=8, activation="relu", 
 
 def _mixnet():
   rows = (
-    blocks.Row("mbconv", (3, 5), 2, 2, 8, 1, layers.Squeeze(0.5), expand_parts=2),
-    blocks.Row("mbconv", (3, 5, 7), 1, 3, 8, 1, project_parts=2, partition="exponential"),
+    stage_tables.Row("mbconv", (3, 5), 2, 2, 8, 1, layers.Squeeze(0.5), expand_parts=2),
+    stage_tables.Row("mbconv", (3, 5, 7), 1, 3, 8, 1, project_parts=2, partition="exponential"),
   )
-  return families.build(blocks.Table(8, rows, 16), num_classes=10)
+  return families.build(stage_tables.Table(8, rows, 16), num_classes=10)
 
 
 def _mobilenetv3():
   rows = (
-    blocks.Row("separable", 3, 1, 1, 8, 1, None, "relu6"),
-    blocks.Row("mbconv", 5, 2, 2, 8, 1, _V3_SQUEEZE, "relu"),
-    blocks.Row("mbconv", (5, 7), 1, 2, 8, 1, _V3_SQUEEZE, "hard_swish", dilated=True),
+    stage_tables.Row("separable", 3, 1, 1, 8, 1, None, "relu6"),
+    stage_tables.Row("mbconv", 5, 2, 2, 8, 1, _V3_SQUEEZE, "relu"),
+    stage_tables.Row("mbconv", (5, 7), 1, 2, 8, 1, _V3_SQUEEZE, "hard_swish", dilated=True),
   )
-  table = blocks.Table(8, rows, 16, "hard_swish", hidden=12)
+  table = stage_tables.Table(8, rows, 16, "hard_swish", hidden=12)
   return families.build(table, num_classes=10, padding="SYMMETRIC")
 
 
 def _resnet():
-  rows = tuple(blocks.Row("bottleneck", 3, s, 0.25, 32, 2, None, "relu") for s in (1, 2))
-  table = blocks.Table(8, rows, 0, "relu", stem_kernel=7, stem_pool=True)
+  rows = tuple(stage_tables.Row("bottleneck", 3, s, 0.25, 32, 2, None, "relu") for s in (1, 2))
+  table = stage_tables.Table(8, rows, 0, "relu", stem_kernel=7, stem_pool=True)
   return families.build(table, num_classes=10, padding="SYMMETRIC", epsilon=1e-5)
 
 

@@ -6,7 +6,7 @@ Tan and Le 2019 (arXiv 1907.09595), section 3, and its code; the paper does not 
 
 from collections.abc import Sequence
 
-from effnets.models import blocks, layers, mixnet
+from effnets.models import layers, mixnet, stage_tables
 from effnets.search import space
 from effnets.search.spaces import registry, tables
 
@@ -24,8 +24,10 @@ _CHOICES = {
 }
 
 
-def _row(values: dict, stride: int, channels: int, repeats: int, *, joined: bool) -> blocks.Row:
-  return blocks.Row(
+def _row(
+  values: dict, stride: int, channels: int, repeats: int, *, joined: bool
+) -> stage_tables.Row:
+  return stage_tables.Row(
     "mbconv",
     values["kernel"],
     stride,
@@ -64,13 +66,13 @@ def _space(
     index, rest = divmod(stage, 2)
     if stage == 0:
       # Without expansion and mixing, as the layer is in every network that was found.
-      yield blocks.Row("mbconv", 3, 1, 1, stem, 1, None, "relu")
+      yield stage_tables.Row("mbconv", 3, 1, 1, stem, 1, None, "relu")
     if not rest:
       yield _row(values, skeleton[index][2], values["filters"], 1, joined=False)
     elif values["repeats"]:
       yield _row(values, 1, inputs, values["repeats"], joined=True)
 
-  frame = blocks.Table(stem, (), head, "relu", head_scaling="fixed", depth_rounding="nearest")
+  frame = stage_tables.Table(stem, (), head, "relu", head_scaling="fixed", depth_rounding="nearest")
   return tables.TableSpace(stages, part, table=frame, build={"image_size": image_size})
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from effnets import errors
-from effnets.models import blocks, efficientnet, layers, mnasnet, mobilenet
+from effnets.models import efficientnet, layers, mnasnet, mobilenet, stage_tables
 from effnets.search import space
 from effnets.search.spaces import registry, tables
 
@@ -77,10 +77,12 @@ def _operation(op: str) -> tuple[str, int]:
   return ("conv", 1) if op == "conv" else ("mbconv", int(op.removeprefix("mbconv") or 1))
 
 
-def _row(values: dict, stride: int, channels: int, repeats: int, activation: str) -> blocks.Row:
+def _row(
+  values: dict, stride: int, channels: int, repeats: int, activation: str
+) -> stage_tables.Row:
   operation, expand = _operation(values["op"].replace("dconv", "mbconv1"))
   ratio = values["squeeze"] if operation == "mbconv" else 0
-  return blocks.Row(
+  return stage_tables.Row(
     operation,
     values["kernel"],
     stride,
@@ -141,7 +143,7 @@ def _hierarchical(
   return tables.TableSpace(
     stages,
     part,
-    table=blocks.Table(stem, (), head, activation, head_scaling="fixed"),
+    table=stage_tables.Table(stem, (), head, activation, head_scaling="fixed"),
     rules=rules,
     activation=activation,
     build={"image_size": image_size},
@@ -283,7 +285,7 @@ def mnas_vertex(*, activation: str = "relu") -> tables.TableSpace:
   made = tables.TableSpace(
     stages,
     part,
-    table=blocks.Table(32, (), 1280, activation, head_scaling="fixed"),
+    table=stage_tables.Table(32, (), 1280, activation, head_scaling="fixed"),
     rules=rules,
     activation=activation,
   )
@@ -331,7 +333,7 @@ def _flat(
   return tables.TableSpace(
     stages,
     part,
-    table=blocks.Table(stem, (), head, activation, head_scaling="fixed"),
+    table=stage_tables.Table(stem, (), head, activation, head_scaling="fixed"),
     rules=rules,
     activation=activation,
     build={"image_size": image_size},
@@ -390,7 +392,7 @@ def _cell(
   return tables.TableSpace(
     [stage],
     part,
-    table=blocks.Table(stem, (), head, activation, head_scaling="fixed"),
+    table=stage_tables.Table(stem, (), head, activation, head_scaling="fixed"),
     rules=[space.When("cell.squeeze", "cell.op", _OPS[1:])],
     activation=activation,
     build={"image_size": image_size},

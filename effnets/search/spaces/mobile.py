@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Sequence
 
 from effnets import errors
-from effnets.models import blocks, layers
+from effnets.models import layers, stage_tables
 from effnets.search import space
 from effnets.search.spaces import registry, tables
 
@@ -48,14 +48,14 @@ class _Chain:
   def space(self, *, stem: int, head: int, activation: str, **build) -> tables.TableSpace:
     """Returns the space."""
     hidden = build.pop("hidden", 0)
-    table = blocks.Table(stem, (), head, activation, head_scaling="fixed", hidden=hidden)
+    table = stage_tables.Table(stem, (), head, activation, head_scaling="fixed", hidden=hidden)
     part = lambda stage, values, inputs: self.parts[stage](values, inputs)  # noqa: E731
     return tables.TableSpace(self.stages, part, table=table, rules=self.rules, build=build)
 
 
-def _bottleneck(values: dict, stride: int, channels: int, activation: str) -> blocks.Row:
+def _bottleneck(values: dict, stride: int, channels: int, activation: str) -> stage_tables.Row:
   squeeze = _SE if values.get("squeeze") else None
-  return blocks.Row(
+  return stage_tables.Row(
     "mbconv",
     values["kernel"],
     stride,
@@ -105,7 +105,7 @@ def _proxyless(
   wide = lambda place: {"filters": options[place]} if searched else {}  # noqa: E731
   width = lambda values, place: values.get("filters", options[place][0])  # noqa: E731
   end = lambda op, kernel, stride, channels: [  # noqa: E731
-    blocks.Row(op, kernel, stride, 1, channels, activation="relu")
+    stage_tables.Row(op, kernel, stride, 1, channels, activation="relu")
   ]
   chain, kernels, expands = _Chain(), (3, 5, 7), (3, 6)
   if searched:
@@ -114,7 +114,9 @@ def _proxyless(
     "separable",
     {**wide(1), "kernel": kernels},
     lambda values, _: [
-      blocks.Row("mbconv", values["kernel"], 1, 1, width(values, 1), 1, None, "relu", skip=False)
+      stage_tables.Row(
+        "mbconv", values["kernel"], 1, 1, width(values, 1), 1, None, "relu", skip=False
+      )
     ],
   )
   both = {"kernel": kernels, "expand": expands}
@@ -160,7 +162,7 @@ def mobilenet_v3_like() -> tables.TableSpace:
     "stem",
     {"filters": options[0], "kernel": (3, 5)},
     lambda v, _: [
-      blocks.Row(tables.STEM, v["kernel"], 2, 1, v["filters"], activation="hard_swish")
+      stage_tables.Row(tables.STEM, v["kernel"], 2, 1, v["filters"], activation="hard_swish")
     ],
   )
   chain.add(
@@ -169,7 +171,7 @@ def mobilenet_v3_like() -> tables.TableSpace:
     lambda v, _: [
       _bottleneck(v, 1, v["filters"], "relu")
       if v["op"] == "layer"
-      else blocks.Row("conv", 1, 1, 1, v["filters"], activation="identity", skip=False)
+      else stage_tables.Row("conv", 1, 1, 1, v["filters"], activation="identity", skip=False)
     ],
   )
   chain.rules.append(space.When("separable.kernel", "separable.op", ("layer",)))
@@ -180,7 +182,7 @@ def mobilenet_v3_like() -> tables.TableSpace:
   chain.add(
     "head",
     {"filters": options[-1]},
-    lambda v, _: [blocks.Row(tables.HEAD, 1, 1, 1, v["filters"], activation="hard_swish")],
+    lambda v, _: [stage_tables.Row(tables.HEAD, 1, 1, 1, v["filters"], activation="hard_swish")],
   )
   return chain.space(stem=16, head=1024, activation="hard_swish", hidden=1280, image_size=224)
 
@@ -203,17 +205,17 @@ class _Depths(tables.TableSpace):
     each = [len(self.decisions[place].choices) for place in (1, 2)]
     return sum((each[0] * each[1]) ** depth for depth in (2, 3, 4)) ** len(_OFA)
 
-  def encode(self, spec: blocks.Table) -> tuple[int, ...]:
+  def encode(self, spec: stage_tables.Table) -> tuple[int, ...]:
     """Returns tokens of a table. Raises: UserError if it is outside."""
     values = {}
     for index, (channels, *_) in enumerate(_OFA):
-      rows = [row for row in blocks.unroll(spec.rows) if row.channels == channels]
+      rows = [row for row in stage_tables.unroll(spec.rows) if row.channels == channels]
       values[f"stage{index}.depth"] = len(rows)
       for layer, row in enumerate(rows):
         values[f"stage{index}.kernel{layer}"] = row.kernel
         values[f"stage{index}.expand{layer}"] = row.expand
     found = self.tokens(values)
-    if blocks.unroll(self.decode(found).rows) != blocks.unroll(spec.rows):
+    if stage_tables.unroll(self.decode(found).rows) != stage_tables.unroll(spec.rows):
       raise errors.UserError(f"this network is not in the space {self.name!r}.")
     return found
 
@@ -239,7 +241,7 @@ def ofa() -> tables.TableSpace:
     del inputs
     channels, stride, squeeze, activation = _OFA[stage]
     if stage == 0:
-      yield blocks.Row("mbconv", 3, 1, 1, 16, 1, None, "relu")
+      yield stage_tables.Row("mbconv", 3, 1, 1, 16, 1, None, "relu")
     for layer in range(values["depth"]):
       chosen = {"kernel": values[f"kernel{layer}"], "expand": values[f"expand{layer}"]}
       row = {**chosen, "squeeze": squeeze}
@@ -248,6 +250,6 @@ def ofa() -> tables.TableSpace:
   return _Depths(
     stages,
     part,
-    table=blocks.Table(16, (), 960, "hard_swish", head_scaling="fixed", hidden=1280),
+    table=stage_tables.Table(16, (), 960, "hard_swish", head_scaling="fixed", hidden=1280),
     rules=rules,
   )

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from effnets import errors, models
-from effnets.models import blocks, layers, network
+from effnets.models import layers, network, stage_tables
 from effnets.search import space
 from effnets.search.spaces import registry, tables
 
@@ -41,7 +41,7 @@ class Narrower(tables.TableSpace):
       raise errors.UserError(f"multiple={multiple} should be at least 1, such as 8.")
     self.model = model
     self._own, stages, inputs = [], [], made.stem
-    for index, row in enumerate(blocks.unroll(made.rows)):
+    for index, row in enumerate(stage_tables.unroll(made.rows)):
       if row.op not in _OPS or row.pooled:
         raise errors.UserError(
           f"{model!r} has blocks {row.op!r}, which are not narrowed here; {', '.join(_OPS)} are."
@@ -62,17 +62,19 @@ class Narrower(tables.TableSpace):
         ]
       )
       inputs = row.channels
-    frame = blocks.Table(
+    frame = stage_tables.Table(
       **{
         field.name: getattr(made, field.name)
-        for field in dataclasses.fields(blocks.Table)
+        for field in dataclasses.fields(stage_tables.Table)
         if field.name not in ("rows", "head_scaling", "depth_rounding")
       },
       rows=(),
     )
     super().__init__(stages, self._narrowed, table=frame, build={"image_size": made.image_size})
 
-  def _narrowed(self, stage: int, chosen: dict[str, int], inputs: int) -> tuple[blocks.Row, ...]:
+  def _narrowed(
+    self, stage: int, chosen: dict[str, int], inputs: int
+  ) -> tuple[stage_tables.Row, ...]:
     row = self._own[stage]
     return (
       dataclasses.replace(row, channels=chosen.get("width", inputs), widened=chosen.get("inner")),
@@ -88,7 +90,9 @@ class Narrower(tables.TableSpace):
     """The network itself, by its name."""
     return {self.model: self.whole}
 
-  def build(self, spec: blocks.Table, *, num_classes: int = 1000, **overrides: Any) -> nn.Module:
+  def build(
+    self, spec: stage_tables.Table, *, num_classes: int = 1000, **overrides: Any
+  ) -> nn.Module:
     """Returns the classifier of a table; overrides: settings of the model.
 
     Variables are named as the model's own, and of each the first channels are meant.
@@ -96,7 +100,7 @@ class Narrower(tables.TableSpace):
     return models.create(self.model, num_classes, **overrides).clone(rows=spec.rows)
 
 
-def _inner(row: blocks.Row, inputs: int) -> int:
+def _inner(row: stage_tables.Row, inputs: int) -> int:
   if row.widened is not None:
     return row.widened
   exact = inputs * row.expand

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from effnets import errors
-from effnets.models import blocks, families
+from effnets.models import families, stage_tables
 from effnets.search import space
 
 STEM, HEAD = "stem", "head"
@@ -39,7 +39,7 @@ class TableSpace(space.Space):
     stages: Iterable[Sequence[space.Decision]],
     part,
     *,
-    table: blocks.Table,
+    table: stage_tables.Table,
     rules: Iterable[space.Rule] = (),
     activation: str = "",
     build: Mapping[str, Any] | None = None,
@@ -62,7 +62,7 @@ class TableSpace(space.Space):
 
   def _rows(
     self, stage: int, chosen: tuple[int, ...], inputs: int
-  ) -> tuple[tuple[blocks.Row, ...], int, Form]:
+  ) -> tuple[tuple[stage_tables.Row, ...], int, Form]:
     """Returns a stage's rows, the channels behind it, and its form."""
     span = self._spans[stage]
     values = {
@@ -89,7 +89,7 @@ class TableSpace(space.Space):
     """Returns every stage's layers with what has an effect there, and nothing else."""
     return tuple(form for _, form in self._walk(tokens))
 
-  def decode(self, tokens: Sequence[int]) -> blocks.Table:
+  def decode(self, tokens: Sequence[int]) -> stage_tables.Table:
     """Returns the stage table. Raises: UserError if `tokens` are no point."""
     self.validate(tokens)
     made = [row for rows, _ in self._walk(tokens) for row in rows]
@@ -102,7 +102,9 @@ class TableSpace(space.Space):
     rows = tuple(row for row in made if row.op not in (STEM, HEAD))
     return dataclasses.replace(self._frame, rows=rows, **frame)
 
-  def build(self, spec: blocks.Table, *, num_classes: int = 1000, **overrides: Any) -> nn.Module:
+  def build(
+    self, spec: stage_tables.Table, *, num_classes: int = 1000, **overrides: Any
+  ) -> nn.Module:
     """Returns the classifier of a table; overrides: arguments of `families.build`."""
     return families.build(spec, num_classes=num_classes, **{**self._build, **overrides})
 
@@ -118,7 +120,7 @@ class TableSpace(space.Space):
       self._known[key] = found
     return self._known[key]
 
-  def encode(self, spec: blocks.Table) -> tuple[int, ...]:
+  def encode(self, spec: stage_tables.Table) -> tuple[int, ...]:
     """Returns tokens whose table has the layers of `spec`, the first that do.
 
     Activations count only where the space decides them.
@@ -127,9 +129,9 @@ class TableSpace(space.Space):
     rows = spec.rows
     if self._activation:
       rows = [dataclasses.replace(row, activation=self._activation) for row in rows]
-    head = blocks.Row(HEAD, 1, 1, 1, spec.head)
-    stem = blocks.Row(STEM, spec.stem_kernel, spec.stem_stride, 1, spec.stem)
-    table = [*blocks.unroll(rows)]
+    head = stage_tables.Row(HEAD, 1, 1, 1, spec.head)
+    stem = stage_tables.Row(STEM, spec.stem_kernel, spec.stem_stride, 1, spec.stem)
+    table = [*stage_tables.unroll(rows)]
     first = self._encode(0, (stem, *table, head), self._frame.stem)
     found = first if first is not None else self._encode(0, tuple(table), spec.stem)
     if found is None or (first is None and (spec.stem, spec.head) != self._ends()):
@@ -143,7 +145,7 @@ class TableSpace(space.Space):
     return self._frame.stem, self._frame.head
 
   def _encode(
-    self, stage: int, rows: tuple[blocks.Row, ...], inputs: int
+    self, stage: int, rows: tuple[stage_tables.Row, ...], inputs: int
   ) -> tuple[int, ...] | None:
     if stage == len(self._spans):
       return None if rows else ()
@@ -157,7 +159,7 @@ class TableSpace(space.Space):
 
   # How many there are.
 
-  def chains(self) -> Iterator[blocks.Table]:
+  def chains(self) -> Iterator[stage_tables.Table]:
     """Yields networks that together have every layer of the space, each form of a stage once."""
     # By channels: tokens that lead there.
     reached: dict[int, tuple[int, ...]] = {self._frame.stem: ()}
@@ -170,7 +172,7 @@ class TableSpace(space.Space):
           yield self._finished((*before, *chosen))
       reached = following
 
-  def _finished(self, tokens: tuple[int, ...]) -> blocks.Table:
+  def _finished(self, tokens: tuple[int, ...]) -> stage_tables.Table:
     return self.decode((*tokens, *(0 for _ in range(len(self) - len(tokens)))))
 
   def count_unique(self) -> int:
@@ -186,7 +188,7 @@ class TableSpace(space.Space):
     return sum(reached.values())
 
 
-def _form(rows: Sequence[blocks.Row], inputs: int) -> tuple[Form, int]:
+def _form(rows: Sequence[stage_tables.Row], inputs: int) -> tuple[Form, int]:
   """Returns what has an effect in each layer behind `inputs` channels, and the last channels."""
   found = []
   for row in rows:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import blocks
+from effnets.models import stage_tables
 from effnets.search import space, spaces
 
 NAMES = spaces.names()
@@ -14,9 +14,9 @@ NAMES = spaces.names()
 
 def plain(spec):
   """A table's layers one by one, as several ways to write rows are one network."""
-  if not isinstance(spec, blocks.Table):
+  if not isinstance(spec, stage_tables.Table):
     return spec
-  rows = [dataclasses.replace(row, joined=False) for row in blocks.unroll(spec.rows)]
+  rows = [dataclasses.replace(row, joined=False) for row in stage_tables.unroll(spec.rows)]
   return dataclasses.replace(spec, rows=tuple(rows))
 
 

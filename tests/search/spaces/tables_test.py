@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from effnets import errors, models
-from effnets.models import blocks, layers
+from effnets.models import blocks, layers, stage_tables
 from effnets.search import spaces
 from effnets.search.spaces import mobile, tables
 
@@ -176,7 +176,7 @@ def _numpy_pool(x, stride, channels):
 @pytest.mark.parametrize("op", ["conv", "mbconv"])
 @pytest.mark.parametrize("stride,channels", [(1, 6), (2, 4), (2, 9)])
 def test_pooled_skips(op, stride, channels):
-  row = blocks.Row(op, 3, stride, 1, channels, activation="relu", pooled=True)
+  row = stage_tables.Row(op, 3, stride, 1, channels, activation="relu", pooled=True)
   x = np.random.default_rng(0).standard_normal((1, 7, 7, 6)).astype(np.float32)
   block = blocks.BLOCKS[op](row)
   variables = models.init(block, 0, inputs=(x,))
@@ -187,7 +187,7 @@ def test_pooled_skips(op, stride, channels):
 
 
 def test_a_convolution_is_one():
-  row = blocks.Row("conv", 3, 1, 1, 3, activation="relu")
+  row = stage_tables.Row("conv", 3, 1, 1, 3, activation="relu")
   x = np.random.default_rng(0).standard_normal((1, 5, 5, 3)).astype(np.float32)
   block = blocks.BLOCKS["conv"](row)
   variables = models.init(block, 0, inputs=(x,))
