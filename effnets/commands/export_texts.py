@@ -70,9 +70,7 @@ def describe(trained: training.results.Trained, made: programs.TextProgram) -> d
       {"scale": problem.scale} if problem.regression else {"labels": list(problem.labels)}
     )
   return {
-    "inputs": [
-      {"name": name, "dtype": "int32", "shape": [None, made.length]} for name in made.inputs(1)
-    ],
+    "inputs": {name: {"dtype": "int32", "shape": [None, made.length]} for name in made.inputs(1)},
     "length": made.length,
     "tasks": tasks,
   }

@@ -68,8 +68,8 @@ def test_a_run_becomes_a_program(run, tmp_path, capsys, kind):
   out, err = capsys.readouterr()
   assert err == "" and "largest difference in 8 texts of toy_glue, dev: logits " in out
   about = json.loads((place / "export.json").read_text())
-  assert [entry["name"] for entry in about["inputs"]] == list(NAMES)
-  assert about["inputs"][0] == {"name": "ids", "dtype": "int32", "shape": [None, 24]}
+  assert list(about["inputs"]) == list(NAMES)
+  assert about["inputs"]["ids"] == {"dtype": "int32", "shape": [None, 24]}
   assert about["outputs"]["sts"] == {"dtype": "float32", "shape": [None]}
   assert about["tasks"]["rte"] == {"texts": 2, "labels": ["entailment", "not_entailment"]}
   assert about["tasks"]["sts"] == {"texts": 2, "scale": 5.0}
