@@ -81,7 +81,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   networks = dict.fromkeys(name for names in _NETWORKS.values() for name in names)
   args = configuration.arguments(
     arg,
-    words=["coco", "digits", "grid", *_RETINANETS, *_NETWORKS, *networks],
+    words=["coco", "digit_scenes", "digits", "grid", *_RETINANETS, *_NETWORKS, *networks],
     policy="randaugment",
     batch_size=0,
     seed=0,
@@ -95,8 +95,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
   config = configuration.base()
   config.seed = args.seed
-  if "coco" in args.words or any(word in _RETINANETS for word in args.words):
-    return _coco(config, args)
+  if any(word in ("coco", "digit_scenes", *_RETINANETS) for word in args.words):
+    return _scenes(config, args)
   data, network = _chosen(args.words, networks)
   if data == "digits":
     layers, magnitude = _digits(config, args.policy)
@@ -129,9 +129,12 @@ def _chosen(words, networks):
   return data, network or next(iter(valid), "")
 
 
-def _coco(config, args):
+def _scenes(config, args):
   body = next((word for word in args.words if word in _RETINANETS), "r101")
-  recipes.retinanet_coco(config, f"retinanet_{body}")
+  if "digit_scenes" in args.words:
+    recipes.digit_scenes(config, "retinanet_tiny", steps=1000)
+  else:
+    recipes.retinanet_coco(config, f"retinanet_{body}")
   if args.policy == "randaugment":
     config.augment.randaugment.update({"layers": 1, "magnitude": float(_RETINANETS[body])})
   elif args.policy == "autoaugment":

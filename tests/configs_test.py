@@ -440,6 +440,7 @@ def test_mistakes_in_arguments(config, message):
     *("efficientnet.py", "mixnet.py", "mnasnet.py", "mobilenetv3.py", "noisy_student.py"),
     *("efficientdet.py", "mnasfpn.py", "randaugment.py", "saccader.py", "spinenet.py"),
     *("mobilenetv3.py:digit_scenes", "mobilenetv3.py:digit_scenes_seg", "spinenet.py:mask_rcnn"),
+    *("mixnet.py:digit_scenes", "mnasnet.py:digit_scenes", "randaugment.py:digit_scenes"),
   ],
 )
 def test_embedded_configs_are_ready_to_train(name):
