@@ -1,8 +1,8 @@
 """Born-again multi-task networks, BAM (Clark et al. 2019, arXiv 1907.04829).
 
 `configs/bam.py`: eight small sentence tasks of an invented language, a network for each, one for
-all, and students of these with teacher annealing; some ten minutes on two CPU cores. Tasks with few
-examples gain from being trained with others.
+all, and students of these with teacher annealing; some five minutes on two CPU cores. Tasks with
+few examples gain from being trained with others.
 `configs/bam.py:glue,folder=PATH`: the paper's matrix on the folder of GLUE's download; with
 --config.weights=bert:PATH, from the folder of a BERT checkpoint of Google or Hugging Face, which
 brings network and vocabulary. BERT-large: 84.0 single, 85.5 multi, 86.0 single to multi on the dev

@@ -35,9 +35,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if "coco" in args.words:
     recipes.ssdlite_coco(config, "ssdlite_mixnet_s")
   elif "digit_scenes" in args.words:
-    recipes.digit_scenes(config, "ssdlite_mixnet_tiny", steps=1000)
-    recipes.ssd_losses(config)
-    config.task.class_loss = "hard_negatives"
+    recipes.ssdlite_digit_scenes(config, "ssdlite_mixnet_tiny")
   elif args.transfer:
     recipes.transfer(config, args, default=_WEIGHTS.get(member, ""))
   elif args.words:

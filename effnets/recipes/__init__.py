@@ -26,6 +26,7 @@ from effnets.recipes.detection import segmenter as segmenter
 from effnets.recipes.detection import spinenet_coco as spinenet_coco
 from effnets.recipes.detection import ssd_losses as ssd_losses
 from effnets.recipes.detection import ssdlite_coco as ssdlite_coco
+from effnets.recipes.detection import ssdlite_digit_scenes as ssdlite_digit_scenes
 from effnets.recipes.glimpses import bagnet as bagnet
 from effnets.recipes.glimpses import saccader as saccader
 from effnets.recipes.glimpses import saccader_digits as saccader_digits
