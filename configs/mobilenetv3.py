@@ -62,7 +62,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 def _scenes(config, scenes, member):
   if scenes.startswith("digit_scenes"):
     if scenes == "digit_scenes":
-      recipes.ssdlite_digit_scenes(config, "ssdlite_tiny")
+      recipes.ssdlite_digit_scenes(config, "ssdlite_tiny", steps=700)
     else:
       recipes.digit_scenes_seg(config, "lraspp_tiny", steps=600)
     return

@@ -389,12 +389,14 @@ def digit_scenes(config: ml_collections.ConfigDict, name: str, *, steps: int) ->
   config.detections.update({"candidates": 1000, "most": 20, "shown": 0.3})
 
 
-def ssdlite_digit_scenes(config: ml_collections.ConfigDict, name: str) -> None:
+def ssdlite_digit_scenes(
+  config: ml_collections.ConfigDict, name: str, *, steps: int = 1000
+) -> None:
   """Sets the embedded scenes of several digits for the SSDLite `name`, and its first losses.
 
   With focal loss it learns in so few steps where digits are, but not which.
   """
-  digit_scenes(config, name, steps=1000)
+  digit_scenes(config, name, steps=steps)
   ssd_losses(config)
   config.task.class_loss = "hard_negatives"
 
