@@ -236,6 +236,25 @@ def test_what_is_judged(monkeypatch):
   assert (found["all/hits1"][:, 0] == every).all()
 
 
+def test_what_is_left_without_what_was_looked_at():
+  task = _task(_config())
+  variables, batch = _moved(task), _batch()
+  predict = jax.jit(glimpses.compare(task, ("learned", "centre"), 4, seed=0, hidden=2))
+  found = jax.device_get(predict(variables, batch))
+  pictures = batch["image"].copy()
+  for picture, places in zip(pictures, found["learned/places"], strict=True):
+    for place in places[:2]:
+      y, x = 4 * (place // 6), 4 * (place % 6)
+      picture[y : y + 17, x : x + 17] = 0
+  maps = jax.jit(lambda x: task.module.apply(variables, task.inputs(x), method="maps")["logits2d"])
+  order = np.argsort(-np.asarray(maps(pictures)).mean((1, 2)), kind="stable", axis=-1)
+  # Labels that this network gives some of the pictures, so that there are hits to compare.
+  label = np.array([order[0, 0], order[1, 0], order[2, 4], order[3, 5]])
+  found = jax.device_get(predict(variables, batch | {"label": label}))
+  assert found["complement/hits1"][:, 0].tolist() == [True, True, False, False]
+  assert found["complement/hits5"][:, 0].tolist() == [True, True, True, False]
+
+
 def test_figures_tell_what_was_looked_at():
   task = _task(_config())
   places = np.array([[0, 35, 1], [7, 7, 7]])
