@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -49,7 +50,9 @@ class Bottleneck(nn.Module):
     )(y, train)
     y = layers.ConvNorm(outputs, scale=0.0, name="project", **same)(y, train)
     cut = (self.kernel - 1) // 2
-    x = x[:, cut : x.shape[1] - cut, cut : x.shape[2] - cut]
+    # One axis at a time: both at once are a gather where the batch has no number yet.
+    for axis in (1, 2):
+      x = jax.lax.slice_in_dim(x, cut, x.shape[axis] - cut, axis=axis)
     if self.stride > 1 or x.shape[-1] != outputs:
       if self.official:
         x = layers.Conv(outputs, 1, self.stride, name="shortcut", **same)(x)

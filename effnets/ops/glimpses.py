@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 VISITED = 1e5
 """What is taken off the score of a place that was looked at; only float32 holds it and logits."""
@@ -132,6 +132,16 @@ def zoomed(
   weights = jnp.maximum(0, 1 - jnp.abs(at - jnp.arange(size)))  # b 2 p h
   weights = weights.astype(images.dtype)
   return jnp.einsum("byh,bxw,bhwc->byxc", weights[:, 0], weights[:, 1], images)
+
+
+def seen(
+  chosen: Int[Array, "b t"], window: Field, grid: int, image_size: int
+) -> Bool[Array, "b h h"]:
+  """Returns which pixels are in one of the patches at numbered places of a grid."""
+  tops = window.stride * jnp.stack([chosen // grid, chosen % grid], -1)[..., None]  # b t 2 1
+  at = jnp.arange(image_size)
+  inside = (at >= tops) & (at < tops + window.size)
+  return (inside[:, :, 0, :, None] & inside[:, :, 1, None, :]).any(1)
 
 
 def location_logits(

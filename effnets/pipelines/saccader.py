@@ -68,6 +68,8 @@ _EVALUATION = ("glimpses", "policies", "sizes", "pictures")
 _SETTINGS = ("name", "stages", "evaluation", "classifier_weights", *STAGES)
 # Glimpses that the table has columns for.
 _SHOWN = (1, 2, 4, 6, 12)
+# What has one figure, not one a glimpse, and how the table calls it.
+_WHOLE = {"all": "all patches", "complement": "all but what was looked at"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,9 @@ def run(config: Any, workdir: str, console: rich_console.Console) -> dict[str, A
 
   That is `stages`, by name: figures of both splits and `seconds`; `policies`, by stage and policy,
   and `sizes`, by image size and policy: `top1`, `top5`, `coverage` and `diversity`, one value a
-  number of glimpses; `glimpses` of the last stage, `receptive_field`, `seed`, `seconds`.
+  number of glimpses, one alone of `all` patches and of the `complement`: all patches of pictures in
+  which the glimpses of the first policy are black; `glimpses` of the last stage,
+  `receptive_field`, `seed`, `seconds`.
 
   Raises: UserError for a mistake in any stage's config, before the first one starts, and for a
     stage whose predecessor is not there.
@@ -296,7 +300,10 @@ class _Pipeline:
       config.data.image_size = size
     size = config.data.image_size
     task, placement = training.results.model(config)
-    predict = task_lib.glimpses.compare(task, self.policies, settings.glimpses, config.seed)
+    count = min(self.glimpses(), settings.glimpses)
+    predict = task_lib.glimpses.compare(
+      task, self.policies, settings.glimpses, config.seed, hidden=count
+    )
     predictor = training.evaluator.create(config, task, placement, predict=predict)
     source = training.inputs.evaluation(config, "test")
     transform = training.inputs.evaluation_transform(config, source)
@@ -311,16 +318,15 @@ class _Pipeline:
       found[policy] = evaluation.glimpses.judged(hits, windows[policy], size)
     every = np.arange(grid**2)[None]
     seen = evaluation.glimpses.coverage(evaluation.glimpses.grid_windows(every, **shape), size)
-    found["all"] = {
-      "top1": [float(outputs["all/hits1"].mean())],
-      "top5": [float(outputs["all/hits5"].mean())],
-      "coverage": [float(seen[0, -1])],
-      "diversity": [0.0],
-    }
+    shares = {"all": float(seen[0, -1])}
+    if self.policies:
+      shares["complement"] = shares["all"] - found[self.policies[0]]["coverage"][count - 1]
+    for name, share in shares.items():
+      top1, top5 = (float(outputs[f"{name}/{hits}"].mean()) for hits in ("hits1", "hits5"))
+      found[name] = {"top1": [top1], "top5": [top5], "coverage": [share], "diversity": [0.0]}
     pictures = []
     if self.policies and not jax.process_index():
       first = self.policies[0]
-      count = min(self.glimpses(), settings.glimpses)
       for row in evaluation.glimpses.thinned(len(examples["index"]), settings.pictures):
         index = int(examples["index"][row])
         picture = _picture(config, source, transform, index)
@@ -404,17 +410,11 @@ def _table(result: dict[str, Any], config: Any) -> table.Table:
   for stage, policies in groups.items():
     for policy, figures in policies.items():
       tops, area = figures["top1"], figures["coverage"]
-      if policy == "all":
+      if policy in _WHOLE:
         cells = ["" for _ in shown[:-1]] + [f"{tops[0]:.1%}"]
       else:
         cells = [f"{tops[t - 1]:.1%}" if t <= len(tops) else "" for t in shown]
-      name = (
-        stage
-        if policy == stage
-        else f"{stage}, {policy} patches"
-        if policy == "all"
-        else f"{stage}, {policy}"
-      )
+      name = stage if policy == stage else f"{stage}, {_WHOLE.get(policy, policy)}"
       rows.add_row(text.Text(name), *cells, f"{area[min(count, len(area)) - 1]:.1%}")
   for name, stage in result["stages"].items():
     if name not in result["policies"]:

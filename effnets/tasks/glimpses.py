@@ -330,12 +330,15 @@ def compare(
   policies: tuple[str, ...],
   count: int,
   seed: int,
+  *,
+  hidden: int = 0,
 ) -> Any:
   """Returns predict(variables, batch) -> outputs by which policies are judged, for a predictor.
 
   For each policy P of a Saccader `P/hits1` and `P/hits5` (b t), whether the mean logits of the
   first glimpses have the label first, or among the first five; `P/places` (b t). `all/…` is of all
-  patches, one glimpse. Draws are functions of seed and index.
+  patches, one glimpse. `complement/…` is of all patches of the picture in which the first `hidden`
+  glimpses of the first policy are black. Draws are functions of seed and index.
   """
   module = task.module
 
@@ -356,6 +359,14 @@ def compare(
       means = steps / jnp.arange(1, count + 1)[:, None]
       found |= {f"{policy}/{name}": hits for name, hits in _hits(means, batch["label"]).items()}
       found[f"{policy}/places"] = chosen
+    if hidden and policies:
+      grid, size = ends["logits2d"].shape[1], images.shape[1]
+      looked_at = found[f"{policies[0]}/places"][:, :hidden]
+      dark = ops.glimpses.seen(looked_at, module.field, grid, size)
+      rest = task.inputs(jnp.where(dark[..., None], 0, batch["image"]).astype(jnp.uint8))
+      rest = module.apply(variables, task.placement.split_images(rest), train=False, method="maps")
+      means = saccader.flat(rest["logits2d"]).mean(1)[:, None]
+      found |= {f"complement/{name}": hits for name, hits in _hits(means, batch["label"]).items()}
     return found
 
   return predict

@@ -96,7 +96,7 @@ def test_the_result_has_every_policy_by_glimpses(finished):
   result, out = results[-1]
   assert result == json.loads((workdir / "result.json").read_text())
   policies = result["policies"]["reinforce"]
-  assert list(policies) == ["learned", "random", "all"] and result["glimpses"] == 2
+  assert list(policies) == ["learned", "random", "all", "complement"] and result["glimpses"] == 2
   for name in ("learned", "random"):
     for figure in ("top1", "top5", "coverage", "diversity"):
       assert len(policies[name][figure]) == 4
@@ -104,6 +104,8 @@ def test_the_result_has_every_policy_by_glimpses(finished):
   # One patch of 17 pixels of 32; all of them, 4 apart, reach to pixel 29.
   assert policies["learned"]["coverage"][0] == pytest.approx(17**2 / 32**2)
   assert policies["all"]["coverage"] == [pytest.approx(29**2 / 32**2)]
+  rest = 29**2 / 32**2 - policies["learned"]["coverage"][1]
+  assert policies["complement"]["coverage"] == [pytest.approx(rest)]
   # Two ways to the same figure: the evaluation of the stage, and that of policies.
   assert result["stages"]["reinforce"]["test_top1"] == pytest.approx(policies["learned"]["top1"][1])
   looked_at = result["stages"]["reinforce"]["test_coverage"]
@@ -122,7 +124,7 @@ def test_what_is_finished_is_kept(finished):
   )
   assert {p: p.stat().st_mtime_ns for p in workdir.glob("*/result.json")} == stamps
   assert list(result["stages"]) == ["represent", "locate", "reinforce"]
-  assert list(result["policies"]["locate"]) == ["centre", "all"]
+  assert list(result["policies"]["locate"]) == ["centre", "all", "complement"]
   assert result["sizes"]["40"]["centre"]["coverage"] == [pytest.approx(17**2 / 40**2)] * 3
   _, folder = saccader.last_stage(nano(), workdir)
   assert folder == workdir / "reinforce"

@@ -236,6 +236,22 @@ def test_what_is_judged(monkeypatch):
   assert (found["all/hits1"][:, 0] == every).all()
 
 
+def test_what_is_left_without_what_was_looked_at(monkeypatch):
+  task = _task(_config())
+  variables, batch = _moved(task), _batch()
+  monkeypatch.setattr(glimpses, "_hits", lambda logits, labels: {"logits": logits})
+  predict = glimpses.compare(task, ("learned", "centre"), 4, seed=0, hidden=2)
+  found = jax.device_get(jax.jit(predict)(variables, batch))
+  pictures = batch["image"].copy()
+  for picture, places in zip(pictures, found["learned/places"], strict=True):
+    for place in places[:2]:
+      y, x = 4 * (place // 6), 4 * (place % 6)
+      picture[y : y + 17, x : x + 17] = 0
+  maps = jax.jit(lambda x: task.module.apply(variables, task.inputs(x), method="maps")["logits2d"])
+  expected = np.asarray(maps(pictures)).mean((1, 2))
+  np.testing.assert_allclose(found["complement/logits"][:, 0], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_figures_tell_what_was_looked_at():
   task = _task(_config())
   places = np.array([[0, 35, 1], [7, 7, 7]])

@@ -50,11 +50,17 @@ def _resnet():
   return families.build(table, num_classes=10, padding="SYMMETRIC", epsilon=1e-5)
 
 
+def _saccader():
+  small = {"repeats": (1, 1), "planes": (2, 4), "strides": (2, 2), "kernel3": (1, 1), "stem": 4}
+  return models.create("saccader_mini", **small, groups=1, glimpses=3, image_size=_SIZE)
+
+
 NETWORKS = {
   "efficientnet_tiny": lambda: models.create("efficientnet_tiny", num_classes=10),
   "mixnet": _mixnet,
   "mobilenetv3": _mobilenetv3,
   "resnet": _resnet,
+  "saccader": _saccader,
 }
 
 
@@ -341,6 +347,12 @@ def _part(x, axis):
   return lax.slice_in_dim(x, 2, 3, axis=axis)
 
 
+def _rounds(x):
+  round_ = lambda y, row: (jnp.tanh(y + row), jnp.max(y, 3))  # noqa: E731
+  last, largest = lax.scan(round_, x, np.arange(3, dtype=np.float32))
+  return last + jnp.max(largest, 0)[..., None]
+
+
 _FUNCTIONS = {
   "arithmetic": lambda x: abs(-x * 2 + 3) / 4 - 1,
   "functions": lambda x: jnp.exp(jnp.tanh(x)) + jnp.log(1 + x * x) + jnp.sqrt(abs(x)),
@@ -379,6 +391,10 @@ _FUNCTIONS = {
   "choices": lambda x: jnp.where((x >= 0.5) & (x != 1), _channels(_convolve(x)), -x) + (x < 0) * x,
   "repeated": lambda x: jnp.broadcast_to(_part(_convolve(x), 3), (*x.shape[:3], 5)) * 2,
   "error functions": lambda x: jax.nn.gelu(x, approximate=False) - lax.erf(_channels(_convolve(x))),
+  "places": lambda x: (
+    lambda rows: jnp.take_along_axis(rows, jnp.argmax(rows, 1).astype(jnp.int32)[..., None], 1)
+  )(_convolve(x).reshape(-1, 36, 6)),
+  "rounds": _rounds,
   "squeezed height": lambda x: jnp.max(_convolve(x), 1, keepdims=True).squeeze(1),
 }
 
@@ -405,6 +421,8 @@ def test_onnx_computes(name, tmp_path):
   [
     (lambda x: jnp.cumsum(x, 1), "cumsum"),
     (lambda x: lax.conv(x, _WEIGHTS[:, :, :, :4].transpose(3, 2, 0, 1), (1, 1), "SAME"), "NHWC"),
+    (lambda x: x[0, 0][jnp.argmax(x[0], -1)], "gather of computed values other"),
+    (lambda x: lax.scan(lambda y, z: (y + z, None), x, x)[0], "scan backwards or over computed"),
     (lambda x: jnp.einsum("bhwc,bhwd->bcd", x, x), "dot_general over several axes"),
     (lambda x: lax.rev(x, (1,)), "rev"),
     (lambda x: jnp.matmul(_WEIGHTS[0, 0].T, x), "dot_general other than of rows"),

@@ -97,7 +97,7 @@ class Graph:
     consts = [np.asarray(c) for c in closed.consts]
     known.update(zip(jaxpr.constvars, consts, strict=True))
     known.update(zip(jaxpr.invars, inputs, strict=True))
-    for equation in jaxpr.eqns:
+    for equation in _read(jaxpr):
       values = [read(atom) for atom in equation.invars]
       outputs = self._equation(equation, values)
       known.update(zip(equation.outvars, outputs, strict=True))
@@ -110,6 +110,8 @@ class Graph:
       return self.trace(inner, values)
     if primitive in ("stop_gradient", "copy", "copy_p", "optimization_barrier"):
       return values
+    if primitive == "scan":
+      return self._unrolled(values, params)
     shape = equation.outvars[0].aval.shape
     whole = all(isinstance(size, int) for size in shape)
     if whole and not any(isinstance(value, Tensor) for value in values):
@@ -121,6 +123,25 @@ class Graph:
     if primitive not in _EMITTERS:
       raise refused(primitive)
     return [_EMITTERS[primitive](self, values, params, equation.outvars[0].aval)]
+
+  def _unrolled(self, values: list[Value], params: dict) -> list[Value]:
+    """Returns what a loop gives whose rounds read rows that are known, one round after another."""
+    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+    fixed, carried, rows = values[:first], values[first:last], values[last:]
+    if params["reverse"] or any(isinstance(row, Tensor) for row in rows):
+      raise refused("scan backwards or over computed values")
+    rounds = []
+    for index in range(params["length"]):
+      found = self.trace(params["jaxpr"], [*fixed, *carried, *(row[index] for row in rows)])
+      carried, made = found[: len(carried)], found[len(carried) :]
+      rounds.append([_tensor(value, "scan") for value in made])
+    axis = self.constant([0], np.int64)
+    stacked = []
+    for parts in zip(*rounds, strict=True):
+      names = [self.add("Unsqueeze", [self.logical(part), axis]) for part in parts]
+      shape = (len(parts), *parts[0].shape)
+      stacked.append(Tensor(self.add("Concat", names, axis=0), shape))
+    return [*carried, *stacked]
 
   def _elementwise(self, op: str, values: list[Value], shape: tuple[Any, ...]) -> Value:
     first = any(isinstance(value, Tensor) and value.first for value in values)
@@ -160,6 +181,16 @@ _ELEMENTWISE = {
   "sub": "Sub",
   "tanh": "Tanh",
 }
+
+
+def _read(jaxpr: Any) -> list[Any]:
+  """Returns the equations that its outputs come from."""
+  read, kept = {atom for atom in jaxpr.outvars if not hasattr(atom, "val")}, []
+  for equation in reversed(jaxpr.eqns):
+    if not read.isdisjoint(equation.outvars):
+      read.update(atom for atom in equation.invars if not hasattr(atom, "val"))
+      kept.append(equation)
+  return kept[::-1]
 
 
 def refused(what: str) -> errors.UserError:
@@ -347,8 +378,8 @@ def _product(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tens
   dims = params["dimension_numbers"]
   if isinstance(x, Tensor) and not isinstance(matrix, Tensor):
     rank = len(x.shape)
-    if matrix.ndim == 2 and dims == (((rank - 1,), (0,)), ((), ())):
-      op = "Gemm" if rank == 2 else "MatMul"
+    if matrix.ndim in (1, 2) and dims == (((rank - 1,), (0,)), ((), ())):
+      op = "Gemm" if rank == matrix.ndim == 2 else "MatMul"
       return Tensor(graph.add(op, [graph.logical(x), graph.constant(matrix)]), aval.shape)
   if isinstance(x, Tensor) and isinstance(matrix, Tensor):
     return _batched_product(graph, x, matrix, dims, aval)
@@ -356,25 +387,37 @@ def _product(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tens
 
 
 def _batched_product(graph: Graph, x: Tensor, y: Tensor, dims: Any, aval: Any) -> Tensor:
-  """Returns the products of matrices of `x` with those of `y`, one sum and one other axis each."""
+  """Returns the products of matrices of `x` with matrices or vectors of `y`; one axis is summed."""
   (x_sum, y_sum), (x_batch, y_batch) = dims
   rest = [
     [axis for axis in range(len(t.shape)) if axis not in (*summed, *batch)]
     for t, summed, batch in ((x, x_sum, x_batch), (y, y_sum, y_batch))
   ]
-  if len(x_sum) != 1 or any(len(axes) != 1 for axes in rest):
+  if len(x_sum) != 1 or len(rest[0]) != 1 or len(rest[1]) > 1:
     raise refused("dot_general over several axes")
   names = [
     graph.add("Transpose", [graph.logical(t)], perm=order)
     for t, order in ((x, (*x_batch, *rest[0], *x_sum)), (y, (*y_batch, *y_sum, *rest[1])))
   ]
-  return Tensor(graph.add("MatMul", names), aval.shape)
+  if rest[1]:
+    return Tensor(graph.add("MatMul", names), aval.shape)
+  last = graph.constant([-1], np.int64)
+  names[1] = graph.add("Unsqueeze", [names[1], last])
+  return Tensor(graph.add("Squeeze", [graph.add("MatMul", names), last]), aval.shape)
 
 
 def _rows(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
-  """Returns rows of a table by their numbers."""
+  """Returns rows of a table, or of each example's own, by their numbers."""
   table, places = values
   numbers = params["dimension_numbers"]
+  if isinstance(table, Tensor) and isinstance(places, Tensor):
+    own = (numbers.operand_batching_dims, numbers.start_indices_batching_dims) == ((0,), (0,))
+    shape = (numbers.offset_dims, numbers.collapsed_slice_dims, numbers.start_index_map)
+    whole = tuple(params["slice_sizes"]) == (1, 1, table.shape[-1])
+    if not own or shape != ((2,), (1,), (1,)) or not whole or len(aval.shape) != 3:
+      raise refused("gather of computed values other than of each example's rows")
+    index = graph.add("Cast", [graph.logical(places)], to=np.dtype(np.int64))
+    return Tensor(graph.add("GatherND", [graph.logical(table), index], batch_dims=1), aval.shape)
   width = table.shape[1] if len(table.shape) == 2 else None
   if (
     isinstance(table, Tensor)
@@ -431,6 +474,12 @@ def _square(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tenso
   return Tensor(graph.add("Mul", [x.name, x.name]), aval.shape, x.first)
 
 
+def _argmax(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
+  x, (axis,) = _tensor(values[0], "argmax"), params["axes"]
+  name = graph.add("ArgMax", [graph.logical(x)], axis=axis, keepdims=0)
+  return Tensor(graph.add("Cast", [name], to=np.dtype(params["index_dtype"])), aval.shape)
+
+
 def _clamp(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tensor:
   low, x, high = values
   if isinstance(low, Tensor) or isinstance(high, Tensor) or low.size != 1 or high.size != 1:
@@ -448,6 +497,7 @@ def _convert(graph: Graph, values: list[Value], params: dict, aval: Any) -> Tens
 
 
 _EMITTERS: dict[str, Callable[..., Value]] = {
+  "argmax": _argmax,
   "broadcast_in_dim": _broadcast,
   "clamp": _clamp,
   "concatenate": _concatenate,
