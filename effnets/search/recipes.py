@@ -33,6 +33,25 @@ def digits(config: ml_collections.ConfigDict, space: str, *, target: float) -> N
   config.search.trials = 64
 
 
+def clutter(config: ml_collections.ConfigDict, space: str, *, target: float) -> None:
+  """Sets a search over cluttered digits of 16 pixels, a child in 200 steps of a few milliseconds.
+
+  target: multiply-adds of the reward.
+  """
+  config.search = section.defaults()
+  recipes.small_clutter(config, steps=200)
+  config.data.options.update({"canvas": 32, "clutter": 1})
+  config.data.image_size = 16
+  config.model = network.section(space)
+  config.model.update({"dropout_rate": 0.0, "momentum": 0.9})
+  config.optimizer.update(
+    {"name": "adam", "learning_rate": 0.015, "decay": None, "momentum": None, "eps": None}
+  )
+  config.ema.decay = 0.0
+  config.search.space.name = space
+  config.search.reward.targets = (target,)
+
+
 def imagenet(config: ml_collections.ConfigDict, space: str, *, target: float) -> None:
   """Sets MnasNet's search: 5 epochs of ImageNet a child, 8,000 children, PPO.
 

@@ -59,6 +59,8 @@ _SMALL = tuple(
     strict=True,
   )
 )
+# One width and one layer each, so that networks are made of few different parts.
+_MICRO = (Block(1, (8,), (1,)), Block(2, (16,), (1,)), Block(1, (24,), (1,)))
 # Three halvings, so that 32 pixels end as 4.
 _TINY = (
   Block(1, (8, 16), (1, 2)),
@@ -214,6 +216,25 @@ def mnas_tiny(
     squeezes=squeezes,
     skips=skips,
     image_size=32,
+  )
+
+
+@registry.register("mnas_micro")
+def mnas_micro(
+  *, activation: str = "relu", ops: tuple[str, ...] = ("dconv", "mbconv6")
+) -> tables.TableSpace:
+  """Returns a space of three blocks, small enough to train every network of it: 512.
+
+  A block chooses its operation, kernel and squeeze-excitation; all else has one choice.
+  """
+  return _hierarchical(
+    _MICRO,
+    stem=8,
+    head=64,
+    ops=ops,
+    skips=("identity",),
+    activation=activation,
+    image_size=16,
   )
 
 

@@ -203,10 +203,23 @@ def test_a_convolution_is_one():
 
 def test_tiny_spaces_build_small_networks():
   rng = np.random.default_rng(0)
-  for name in ("mnas_tiny", "mnas_flat_tiny", "mnas_cell_tiny", "mixnet_tiny", "proxylessnas_tiny"):
+  for name in (
+    "mnas_micro",
+    "mnas_tiny",
+    "mnas_flat_tiny",
+    "mnas_cell_tiny",
+    "mixnet_tiny",
+    "proxylessnas_tiny",
+  ):
     made = spaces.create(name)
     count = models.count(spaces.network(made, made.sample(rng), 10))
     assert count.params < 500_000 and count.madds < 20e6
+
+
+def test_every_point_of_the_space_for_tables_is_another_network():
+  made = spaces.create("mnas_micro")
+  # Three blocks of two operations, two kernels, with and without squeeze-excitation.
+  assert made.count_raw() == 8**3 and len({made.key(point) for point in made.points()}) == 8**3
 
 
 def test_narrower_filters():

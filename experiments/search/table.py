@@ -1,0 +1,86 @@
+"""Trains every network of a small space once, and stores what each was worth.
+
+`python experiments/search/table.py`
+
+All 512 networks of `mnas_micro` on `cluttered_digits`, at one seed, as an exhaustive search whose
+children share their programs. Leaves `table.jsonl` here, for `config.search.evaluator.name=table`;
+each network has `accuracy` and `loss` on the hold-out part, `params`, `madds` and, if there is a
+`lut.json` beside it, `latency`. Resumable: networks that are trained are not trained again.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+import ml_collections
+
+from effnets import configuration, errors
+from effnets.search import lut, proxy, recipes, spaces
+from effnets.search import study as study_lib
+
+HERE = pathlib.Path(__file__).parent
+RUN = pathlib.Path("runs/cards/search/table")
+TABLE = HERE / "table.jsonl"
+LUT = HERE / "lut.json"
+SPACE = "mnas_micro"
+TARGET = 2e5
+COMMAND = "python experiments/search/table.py"
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """Returns the config; `seed=`, `algorithm=`, `trials=` and `batch_size=` may be given."""
+  args = configuration.arguments(arg, seed=0, algorithm="exhaustive", trials=0, batch_size=0)
+  config = configuration.base()
+  config.seed = args.seed
+  recipes.clutter(config, SPACE, target=TARGET)
+  recipes.arguments(config, args)
+  config.search.trials = args.trials or spaces.create(SPACE).count_raw()
+  config.search.any_code = True
+  return config.lock()
+
+
+def store(space, records, path: pathlib.Path, latencies=None) -> int:
+  """Writes the table of a space's finished search; returns how many networks it has.
+
+  latencies: (space, tokens) -> milliseconds, or None.
+
+  Raises: UserError if a network of the space is not among the records.
+  """
+  done = {record.key: record for record in records if record.state is study_lib.State.COMPLETE}
+  missing = space.count_unique() - len(done)
+  if missing:
+    raise errors.UserError(
+      f"{missing} of {space.count_unique()} networks of {space.name!r} are not trained; "
+      f"`{COMMAND}` goes on."
+    )
+  if latencies:
+    for record in done.values():
+      record.values["latency"] = latencies(space, record.tokens)
+  return proxy.write_table(path, space, done.values(), COMMAND)
+
+
+def main() -> int:
+  """Trains what is missing and writes `table.jsonl`; returns the exit status."""
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "effnets.main", "--mode=search"),
+      *(f"--config={__file__}", f"--workdir={RUN}"),
+    ],
+    check=True,
+  )
+  space = spaces.create(SPACE)
+  study = study_lib.Study(
+    space, str(RUN / "study.db"), name=get_config().search.study, identity=None, create=False
+  )
+  latencies = lut.load(LUT).latency if LUT.exists() else None
+  try:
+    count = store(space, study.records(), TABLE, latencies)
+  except errors.UserError as error:
+    sys.stderr.write(f"Error: {error}\n")
+    return 2
+  sys.stdout.write(f"{TABLE}: {count} networks\n")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
