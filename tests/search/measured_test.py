@@ -1,4 +1,7 @@
-"""`experiments/search`: a table has every network of its space, and searches only look them up."""
+"""`experiments/search`: a table has every network of its space, and searches only look them up.
+
+And `experiments/akd`: what its card compares.
+"""
 
 import importlib.util
 import pathlib
@@ -6,6 +9,7 @@ import pathlib
 import pytest
 
 from effnets import errors
+from effnets.evaluation import cards
 from effnets.search import proxy, spaces
 from effnets.search.algorithms import Proposal
 from effnets.search.study import Record, State
@@ -14,8 +18,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 SPACE = spaces.create("mnas_micro")
 
 
-def module(name):
-  spec = importlib.util.spec_from_file_location(name, ROOT / f"experiments/search/{name}.py")
+def module(name, folder="search"):
+  spec = importlib.util.spec_from_file_location(name, ROOT / f"experiments/{folder}/{name}.py")
   made = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(made)
   return made
@@ -79,3 +83,64 @@ def test_its_proxy_is_one_that_children_share(tmp_path):
   made = proxy.Proxy(config, tmp_path, execution="shared")
   costs = [made.cost(SPACE, point)["madds"] for point in SPACE.points()]
   assert (min(costs), max(costs)) == (59_392, 322_048)
+
+
+def test_the_card_compares_what_was_found(tmp_path, monkeypatch):
+  table, measure = module("table"), module("measure")
+  monkeypatch.setattr(measure, "METHODS", {"good": ("random", {}), "random": ("random", {})})
+  monkeypatch.setattr(measure, "SEEDS", (0, 1))
+  asked = []
+
+  def retrain(space, points, path):
+    asked.extend(points)
+    return {point: [sum(point) / 100] * len(measure.AGAIN) for point in points}
+
+  monkeypatch.setattr(measure, "retrain", retrain)
+  path = tmp_path / "table.jsonl"
+  table.store(SPACE, records(SPACE.points()), path)
+  space, found = measure.load(path)
+  reward = {point: measure.REWARD(values(point)) for point in space.points()}
+  worst, *_, best = sorted(reward, key=reward.get)
+  # One that finds the best network late, and one that never finds it.
+  late = [(worst, reward[worst])] * 60 + [(best, reward[best])] * 140
+  never = [(worst, reward[worst])] * 200
+  made = measure.results(
+    space, found, {"good": [late, late], "random": [never, never]}, [1.0, 1.0], tmp_path
+  )
+  assert made["arms"] == {"good": [reward[best]] * 2, "random": [reward[worst]] * 2}
+  assert made["columns"][f"different networks in {measure.DECISIVE} trials"]["good"] == "2"
+  # The best of all has every block alike, so the cell space has it too.
+  same = made["more"][1]["arms"]
+  assert best in asked and same["cell"] == same["factorised hierarchical"]
+  ranks = made["sections"][1]["table"]
+  assert ranks[1] == ["good", *["512.0 ± 0.0"] * 2, *["1.0 ± 0.0"] * 2]
+  cards.draw(made, tmp_path)
+  assert "reproduced" in cards.render(made) and (tmp_path / "curves.png").exists()
+
+
+def test_the_card_of_teachers():
+  measure = module("measure", "akd")
+  config = measure.get_config("seed=7,trials=3")
+  assert config.akd.seeds == (7,) and config.search.trials == 3
+  assert measure.get_config().akd.seeds == measure.SEEDS
+
+  def students(plain, taught):
+    rows = zip(plain, taught, strict=True)
+    return [
+      {"seed": seed, "madds": 1e5, "params": 9e3, "plain": p, "taught": t}
+      for seed, (p, t) in enumerate(rows)
+    ]
+
+  found = {
+    "teachers": {"teacher": {"top1": 0.8}},
+    "students": {
+      "plain": students((0.5, 0.6, 0.5), (0.6, 0.6, 0.6)),
+      "teacher": students((0.5, 0.5, 0.5), (0.7, 0.8, 0.7)),
+    },
+    "structure": {"networks": 24, "by_arm": 0.1, "by_seed": -0.1},
+  }
+  text = cards.render(measure.results(found, 60.0))
+  # Differences 0.1, 0.2, 0.1: mean 2/15, s.e. 1/30.
+  pair = "searched with the teacher, then taught over searched without, then taught"
+  assert f"| {pair} | +13.33% ± 3.33% | +4.0 |" in text
+  assert "(test top-1 80.00%)" in text and "The claim is **reproduced**" in text
