@@ -140,7 +140,7 @@ def described(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       "which is not on this card: where patches of 17 pixels hold digits, or tell them by a part, "
       "one glimpse is as good as all patches, before policy gradient too.",
       "DRAM has patches of 17 pixels, larger than the Saccader's; with those of 9, and a rate of "
-      "0.003, it came to 16.2 % of the validation digits of seed 0, which is why both were changed.",
+      "0.003, it came to 16.2 % of the validation digits of seed 0; both were changed for that.",
       "Adam instead of Nesterov momentum, a few hundred steps instead of 120 epochs a stage.",
       "What the cell takes for visited in location pre-training are the targets, not its own draws "
       "(`config.glimpses.mask`).",
