@@ -131,8 +131,14 @@ def _chosen(words, networks):
 
 
 def _scenes(config, args):
-  body = next((word for word in args.words if word in _RETINANETS), "r101")
+  named = next((word for word in args.words if word in _RETINANETS), "")
+  body = named or "r101"
   if "digit_scenes" in args.words:
+    if named:
+      raise errors.UserError(
+        f"the config's argument {named!r} does not go with 'digit_scenes', which has a network of "
+        "its own."
+      )
     recipes.digit_scenes(config, "retinanet_tiny", steps=1000)
   else:
     recipes.retinanet_coco(config, f"retinanet_{body}")
@@ -141,7 +147,7 @@ def _scenes(config, args):
   elif args.policy == "autoaugment":
     config.augment.autoaugment.policy = "v0"
   elif args.policy == "learned":
-    raise errors.UserError("the config's argument policy='learned' does not go with coco.")
+    raise errors.UserError("the config's argument policy='learned' does not go with boxes.")
   if args.batch_size:
     config.batch_size = args.batch_size
   return config.lock()

@@ -419,6 +419,7 @@ def test_fine_tuning_on_a_folder():
     ("randaugment.py:cifar", "argument='cifar' is not a word.*Nearest: 'cifar10"),
     ("randaugment.py:cifar10,resnet50", "'resnet50' does not go with 'cifar10', which takes one"),
     ("randaugment.py:digits,b5", "'b5' does not go with 'digits', which has a network of its own"),
+    ("randaugment.py:digit_scenes,r200", "'r200' does not go with 'digit_scenes', which has a"),
     ("randaugment.py:policy=random", "policy='random' is not a policy.*Nearest: 'randaugment'"),
     ("randaugment.py:grid,policy=none", "policy='none' has no N and M"),
     ("saccader.py:imagenet,bagnet=21", "argument bagnet=21 is not a size"),
