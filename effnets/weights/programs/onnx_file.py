@@ -9,7 +9,7 @@ import numpy as np
 from jax import export
 
 from effnets import errors
-from effnets.weights.programs import base, onnx_graph, onnx_simplify
+from effnets.weights.programs import base, onnx_graph, onnx_simplify, onnx_trace
 
 OPSET = 18
 _LIMIT = 2**31 - 2**20  # bytes of a protocol buffer
@@ -52,8 +52,8 @@ def build(
   closed = jax.make_jaxpr(function)(*inputs.values())
   graph = onnx_graph.Graph()
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
-    results = graph.trace(
-      closed, [onnx_graph.Tensor(name, struct.shape) for name, struct in inputs.items()]
+    results = onnx_trace.trace(
+      graph, closed, [onnx_graph.Tensor(name, struct.shape) for name, struct in inputs.items()]
     )
   results = [onnx_graph.Tensor(graph.logical(result), result.shape) for result in results]
   onnx_simplify.simplify(graph, [result.name for result in results])
