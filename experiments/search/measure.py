@@ -271,8 +271,8 @@ def results(
     },
     "differences": [
       "512 networks and 100 to 200 trials, not 10^13 and 8,000; learning rates and batches of the "
-      "controllers are larger than the paper's, which learn nothing in so few; they and evolution's "
-      "were chosen on made-up rewards of the same networks.",
+      "controllers are larger than the paper's, which learn nothing in so few; they and "
+      "evolution's were chosen on made-up rewards of the same networks.",
       "Cost is multiply-adds, not latency on a phone.",
       "The paper shows no random search beside its controller; the comparison is this project's.",
       "The same network proposed again is one more trial here, though no more training; random "
