@@ -2,7 +2,7 @@
 
 `configs/saccader.py`: whole digits of 24 to 40 pixels somewhere among fragments of others, on 64
 pixels; a network of patches of 9 pixels, which show a stroke, a location network that learns by
-itself, and policy gradient; within eight minutes on two CPU cores. The best places tell the same,
+itself, and policy gradient; some four minutes on two CPU cores. The best places tell the same,
 policy gradient finds those that go together. After 800 and 400 steps, eight places of the location
 network got 46.8 % of the test digits and all patches 67.7 %; after 1,000 of policy gradient six got
 81.9 % (seed 0).

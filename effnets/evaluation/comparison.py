@@ -50,7 +50,7 @@ def dots(arms: Arms, path: str | pathlib.Path, *, label: str) -> None:
     )
   axes.set_yticks(range(len(arms)), list(arms))
   axes.set_ylim(len(arms) - 0.5, -0.6)
-  axes.set_xlabel(f"{label} [%]; grey: single seeds, coloured: mean ± s.e.")
+  axes.set_xlabel(f"{label} [%]\ngrey: single seeds, coloured: mean ± s.e.")
   axes.grid(axis="x", alpha=0.3)
   axes.spines[["top", "right", "left"]].set_visible(False)
   axes.tick_params(left=False)
