@@ -95,8 +95,8 @@ def main() -> None:
       "the fairer arm. `python -m effnets.main --config=experiments/mnasfpn/measure.py:nasfpnlite "
       "--config.model.repeats=4 --config.model.width=48 --workdir=DIR` runs them.",
       "SSDLite's first loss, cross-entropy over positives and the hardest negatives, instead of "
-      "the focal loss of all arms: 42.6 % +- 0.5 % at the same three seeds, so MnasFPN is +5.0 % +- "
-      "1.5 % over it, a third of the difference above. `python -m effnets.main "
+      "the focal loss of all arms: 42.6 % +- 0.5 % at the same three seeds, so MnasFPN is +5.0 % "
+      "+- 1.5 % over it, a third of the difference above. `python -m effnets.main "
       "--config=experiments/mnasfpn/measure.py:ssdlite --config.task.class_loss=hard_negatives "
       "--workdir=DIR` runs it.",
     ],
