@@ -209,27 +209,9 @@ for _version, _rows in (
       backbone_kernels=_kernels,
     )
 _register("mixnet_s", Member(5_135_573, 716.42e6), backbone="mixnet_s")
-_register(
-  "mnasnet_tiny",
-  Member(147_971, 27.646e6),
-  num_classes=11,
-  image_size=128,
-  backbone="mnasnet_tiny",
-  extras=(64, 32),
-)
-_register(
-  "mixnet_tiny",
-  Member(85_835, 31.436e6),
-  num_classes=11,
-  image_size=128,
-  backbone="mixnet_tiny",
-  extras=(64, 32),
-)
-_register(
-  "tiny",
-  Member(119_147, 36.87e6),
-  num_classes=11,
-  image_size=128,
-  backbone="mobilenetv3_tiny",
-  extras=(64, 32),
-)
+for _name, _body, _member in (
+  ("mnasnet_tiny", "mnasnet_tiny", Member(147_971, 27.646e6)),
+  ("mixnet_tiny", "mixnet_tiny", Member(85_835, 31.436e6)),
+  ("tiny", "mobilenetv3_tiny", Member(119_147, 36.87e6)),
+):
+  _register(_name, _member, num_classes=11, image_size=128, backbone=_body, extras=(64, 32))
