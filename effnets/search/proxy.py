@@ -3,6 +3,7 @@
 Each is called as (space, tokens, seed) -> values. The landscapes of `landscapes.py` are others.
 """
 
+import collections
 import functools
 import json
 import pathlib
@@ -22,6 +23,7 @@ Costs = Callable[[Any, tuple[int, ...]], Mapping[str, float]]
 """(space, tokens) -> further costs, such as a latency."""
 
 EXECUTIONS = ("loop", "shared")
+_KEPT = 4  # programs; those of large children take memory
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "Out of memory", "OOM")
 
 
@@ -98,6 +100,7 @@ class Proxy:
     # Detectors may have a logit that belongs to no class.
     slots = int(config.task.get("background", False))
     self._classes = training.inputs.evaluation(config, "validation").num_classes + slots
+    self._programs: collections.OrderedDict[Any, training.Programs] = collections.OrderedDict()
     self.shared = None
     if execution == "shared":
       self.shared = shared.Shared(config, devices[0] if devices else None)
@@ -156,7 +159,8 @@ class Proxy:
       figures = self.shared.train(config)
     else:
       path = self._folder / f"{space.key(tokens)}_{config.seed}"
-      result = training.train(config, path, name="", devices=self._devices)
+      programs = self._compiled(config, space, tokens)
+      result = training.train(config, path, name="", devices=self._devices, programs=programs)
       figures = result.figures[config.data.split.validation]
       shutil.rmtree(path)
       if hasattr(space, "learned"):
@@ -167,6 +171,16 @@ class Proxy:
     if "cross_entropy" in figures:
       values["loss"] = figures["cross_entropy"]
     return values
+
+  def _compiled(self, config: Any, space: Any, tokens: tuple[int, ...]) -> training.Programs:
+    """Returns the programs of a child, those of an earlier one if they are the same."""
+    masked = config.model.get("masked", False)
+    key = space.whole(tokens) if masked else tokens
+    found = self._programs.pop(key, None) or training.Programs()
+    self._programs[key] = found  # the latest one is the last to go
+    if len(self._programs) > _KEPT:
+      self._programs.popitem(last=False)
+    return found
 
 
 class Table:

@@ -10,6 +10,7 @@ from effnets.training import results as results
 from effnets.training import start as start
 from effnets.training import teachers as teachers
 from effnets.training import writers as writers
+from effnets.training.assembly import Programs as Programs
 from effnets.training.assembly import prepare as prepare
 from effnets.training.assembly import program as program
 from effnets.training.evaluator import Predictor as Predictor

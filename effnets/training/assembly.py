@@ -4,7 +4,7 @@ The loop compiles and runs it; a plan compiles it for devices that need not be h
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -58,6 +58,24 @@ class Program:
   def lower(self, frozen: PyTree, batch: PyTree) -> jax.stages.Lowered:
     """Returns the update, traced. frozen, batch: arrays or shapes with shardings."""
     return step.lower_update(self.update, self.placement, self.abstract, frozen, batch)
+
+
+class Programs:
+  """What trainings of one process have compiled in common, by name.
+
+  Configs that differ in `seed`, and in the values that variables begin at, are one program; whoever
+  gives the same `Programs` to several trainings says that theirs do, and that their devices are the
+  same.
+  """
+
+  def __init__(self):
+    self._made: dict[str, Any] = {}
+
+  def once(self, name: str, make: Callable[[], Any]) -> Any:
+    """Returns what `make` has returned the first time that this name was asked for."""
+    if name not in self._made:
+      self._made[name] = make()
+    return self._made[name]
 
 
 def prepare(

@@ -65,7 +65,9 @@ class Predictor:
   def compile_ahead(
     self, variables: PyTree, source: data.Source, transform: Callable | None = None
   ) -> None:
-    """Starts compiling on a thread of its own for what `batches` will be given."""
+    """Starts compiling on a thread of its own for what `batches` will be given, unless it has."""
+    if self._compiled or self._ahead:
+      return
     variables = {**variables, **self._judges}
     variables = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), variables

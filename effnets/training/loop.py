@@ -58,6 +58,7 @@ def train(
   frozen: PyTree = (),
   initial: PyTree | None = None,
   devices: Sequence[jax.Device] | None = None,
+  programs: assembly.Programs | None = None,
 ) -> Result:
   """Trains `config` in `workdir`, resuming by itself, and returns the final figures.
 
@@ -69,6 +70,7 @@ def train(
       the teachers that the config names.
     initial: variables to start from instead of fresh ones, as host arrays or on any mesh.
     devices: of the mesh; default: all that are here.
+    programs: of earlier trainings that are the same program, see there; default: compiles its own.
 
   Raises:
     UserError for a mistake that can be known before compiling, or a loss that is not finite.
@@ -95,7 +97,8 @@ def train(
   log = events.Events(workdir, active=main_process)
 
   # 5. and 6. Shard, and the update step (what is fresh is drawn in 7., if nothing is restored).
-  program = assembly.program(config, ready)
+  programs = programs or assembly.Programs()
+  program = programs.once("shapes", lambda: assembly.program(config, ready))
   abstract, shardings = program.abstract, program.shardings
   frozen = placement.put(frozen, placement.state(frozen))
 
@@ -124,7 +127,7 @@ def train(
     workdirs.write_class_names(workdir, examples.class_names)
 
   # 8. Evaluators.
-  predictor = evaluator.create(config, task, placement)
+  predictor = programs.once("predict", lambda: evaluator.create(config, task, placement))
 
   def judged(split: str) -> tuple[Any, ...]:
     source = ready.splits[split]
@@ -168,7 +171,8 @@ def train(
       sizes = {"devices": placement.mesh.size, "batch": examples.batch_size}
       predictor.compile_ahead(*judged(config.data.split.validation))
       with log.span("compile", program="update", **sizes):
-        compiled = program.lower(frozen, examples.abstract_batch(placement)).compile()
+        batch = examples.abstract_batch(placement)
+        compiled = programs.once("update", lambda: program.lower(frozen, batch).compile())
         parallel.meet("update")
       meter.start(batches.waited)
     while now < total:

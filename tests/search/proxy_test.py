@@ -82,6 +82,48 @@ def test_shared_programs_train_as_the_loop_does(tmp_path):
   assert trainer.compiling == before
 
 
+def test_seeds_of_a_network_are_one_program(tmp_path, monkeypatch):
+  config, lowered = tiny_config(), []
+  lower = training.assembly.Program.lower
+  monkeypatch.setattr(
+    training.assembly.Program, "lower", lambda *args: lowered.append(1) or lower(*args)
+  )
+  evaluator = proxy.Proxy(config, tmp_path, execution="loop", devices=jax.devices()[:1])
+  first, second = (evaluator(SPACE, SMALL, seed) for seed in (1, 2))
+  assert first != second and len(lowered) == 1
+  alone = proxy.Proxy(config, tmp_path, execution="loop", devices=jax.devices()[:1])
+  assert alone(SPACE, SMALL, 2) == second
+
+
+@pytest.mark.slow
+def test_graphs_cut_from_one_are_one_program(tmp_path, monkeypatch):
+  """Whichever is trained first, each comes to what it comes to alone."""
+  config, lowered = (
+    configuration.load("configs/search_assemblenet.py").copy_and_resolve_references(),
+    [],
+  )
+  with config.unlocked():
+    config.data.options.update({"canvas": 16, "frames": 6, "examples": 32})
+    config.data.image_size, config.data.clips.frames = 16, 4
+    config.batch_size, config.eval_batch_size, config.train.steps = 8, 8, 3
+  space = spaces.create("assemblenet_tiny", dilations=(1,))
+  whole = space.with_edges(space.sample(np.random.default_rng(0)), space.edges)
+  cut = space.with_edges(whole, [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 6)])
+  lower = training.assembly.Program.lower
+  monkeypatch.setattr(
+    training.assembly.Program, "lower", lambda *args: lowered.append(1) or lower(*args)
+  )
+
+  def values(*points):
+    evaluator = proxy.Proxy(config, tmp_path, execution="loop", devices=jax.devices()[:1])
+    return [evaluator(space, point, 1) for point in points]
+
+  one, other = values(whole, cut)
+  assert len(lowered) == 1
+  assert one["loss"] != other["loss"] and set(other["edges"]) < set(one["edges"])
+  assert values(cut, whole) == [other, one]
+
+
 @pytest.mark.parametrize(
   "key, value",
   [("ema.decay", 0.9), ("accumulate", 2), ("optimizer.clip_norm", 1.0), ("weights", "x")],

@@ -142,6 +142,10 @@ class AssemblySpace(space.Space):
       for node, inputs in zip(nodes, lower, strict=True)
     )
 
+  def whole(self, tokens: Sequence[int]) -> tuple[Node, ...]:
+    """Returns the nodes with all edges that a masked graph is cut from: its program."""
+    return self._whole(self.decode(tokens).nodes)
+
   def learned(self, module: nn.Module, params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what trained parameters say of a graph: `edges`, the weights of those there are.
 
