@@ -72,6 +72,30 @@ def run(config: str | pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
   return json.loads((workdir / "result.json").read_text())
 
 
+def search(
+  config: str | pathlib.Path, workdir: pathlib.Path, flags: Sequence[str] = ()
+) -> list[Any]:
+  """Returns the trials of a config's search that have a reward, running what is missing of it.
+
+  They are `effnets.search.study.Record`s in their order. Args: flags: further ones of
+  `effnets.main`.
+  """
+  from effnets import configuration
+  from effnets.search import settings, study
+
+  call = [f"--config={config}", "--mode=search", f"--workdir={workdir}", *flags]
+  subprocess.run([sys.executable, "-m", "effnets.main", *call], check=True)
+  found = configuration.load(str(config)).search
+  made = study.Study(
+    settings.spaces_or_landscape(found),
+    found.storage or str(workdir / settings.DATABASE),
+    name=found.study,
+    identity=None,
+    create=False,
+  )
+  return [record for record in made.records() if record.reward is not None]
+
+
 def from_sweep(
   result: Mapping[str, Any], names: Mapping[str, str], *, figure: str = "test_top1"
 ) -> dict[str, Any]:

@@ -19,10 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from effnets import errors
-from effnets.search import cost, latency, space, spaces
+from effnets.search import cost, latency, rewards, space, spaces
 
 NETWORKS = 100
 
@@ -189,7 +188,7 @@ def judge(measured: Sequence[latency.Measured], sums: Sequence[float]) -> Check:
   return Check(
     networks=len(want),
     r2=1 - float((rest**2).sum()) / spread if spread else 0.0,
-    tau=kendall(want, have),
+    tau=rewards.kendall(want, have),
     error=float(np.sqrt((rest**2).mean())),
     scale=scale,
     offset=float(offset),
@@ -198,17 +197,6 @@ def judge(measured: Sequence[latency.Measured], sums: Sequence[float]) -> Check:
     measured=tuple(want.tolist()),
     sums=tuple(have.tolist()),
   )
-
-
-def kendall(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-  """Returns Kendall's rank correlation, tau-b, which counts ties as neither.
-
-  >>> kendall(np.array([1, 2, 3, 4, 5]), np.array([2, 1, 4, 3, 5]))
-  0.6
-  """
-  first, second = (np.sign(np.subtract.outer(x, x)) for x in (np.asarray(a), np.asarray(b)))
-  norm = np.sqrt(np.abs(first).sum() * np.abs(second).sum())
-  return float((first * second).sum() / norm) if norm else 0.0
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -242,11 +242,12 @@ def hypervolume(points: Float[np.ndarray, "n d"], reference: Sequence[float]) ->
 
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> float:
-  """Returns Kendall's rank correlation of two lists, ties counted as neither (tau-a).
+  """Returns Kendall's rank correlation of two lists, tau-b; 0 if one of them is all ties.
 
   >>> round(kendall((1, 2, 3, 4, 5), (2, 1, 4, 3, 5)), 12)
   0.6
   """
-  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  i, j = np.triu_indices(len(a), 1)
-  return float(np.mean(np.sign(a[i] - a[j]) * np.sign(b[i] - b[j])))
+  from scipy import stats
+
+  found = float(stats.kendalltau(a, b).statistic)
+  return 0.0 if math.isnan(found) else found

@@ -77,6 +77,19 @@ def test_searches_look_networks_up(method, tmp_path):
   assert trials == measure.search(space, found, 3, name, **settings)
 
 
+def test_searches_that_train_stand_beside_those_that_look_up():
+  measure = module("measure")
+  every = {(number,): number / 100 for number in range(10)}
+  half = measure.DECISIVE // 2
+  trained = [((3,), 0.5)] * half + [((7,), 0.4), ((9,), 0.2)] * (half // 2)
+  looked_up = [((3,), 0.03)] * half + [((9,), 0.09)] * half
+  made = measure.confirmed(every, {"a": trained}, {"a": [looked_up, looked_up]})
+  # Best and later mean of each; of what is best live, (3,), six of the table's are better.
+  row = ["a", "50.00%", "9.00% ± 0.00%", "30.00%", "9.00% ± 0.00%", "7"]
+  assert made["table"][1] == row
+  assert "Over the 3 networks" in made["text"] and "is -1.00;" in made["text"]
+
+
 def test_its_proxy_is_one_that_children_share(tmp_path):
   config = module("table").get_config("seed=4,trials=7,algorithm=random")
   assert (config.seed, config.search.trials, config.search.algorithm.name) == (4, 7, "random")
