@@ -18,6 +18,7 @@ no source digit is in two of them; there are 2,048 films of `train`, 256 of `val
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ ACTIONS = ("left", "right", "up", "down", "clockwise", "anticlockwise", "grow", 
 _WHOLE = {"canvas": (16, 256, 32), "frames": (2, 1000, 24), "actions": (1, 4, 1)}
 _WHOLE |= {"examples": (1, 10_000_000, 0)}
 _INK = 64
+_SMALL = 2**17  # bytes of a film that is kept once it is drawn; 2,048 of them are
 _SIDE = 32  # of the digits' own pictures
 
 
@@ -85,35 +87,50 @@ def _sampled(ink: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 class _Film:
-  """A film that is drawn when frames are asked for; frames and their flow at once."""
+  """A film that is drawn when frames are asked for; those of one name and size are equal."""
 
   rate = 12.0
 
   def __init__(self, name: str, frames: int, canvas: int, movers: tuple[_Mover, ...]):
     self.name, self.frames = name, frames
     self._canvas, self._movers = canvas, movers
-    self._made: tuple[tuple[int, ...], np.ndarray, np.ndarray] | None = None
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, _Film) and self._key == other._key
+
+  def __hash__(self) -> int:
+    return hash(self._key)
+
+  @property
+  def _key(self) -> tuple[Any, ...]:
+    return self.name, self.frames, self._canvas, len(self._movers)
 
   def read(self, numbers: Sequence[int]) -> UInt8[np.ndarray, "t h w 3"]:
     """Returns frames."""
-    return self._drawn(numbers)[0]
+    small = self.frames * self._canvas**2 * 3 <= _SMALL
+    return _frames(self)[np.asarray(numbers)] if small else self.drawn(numbers)[0]
 
   def flow(self, numbers: Sequence[int]) -> Float[np.ndarray, "t h w 2"]:
     """Returns the true flow from those frames to the next."""
-    return self._drawn(numbers)[1]
+    return self.drawn(numbers)[1]
 
-  def _drawn(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    which = tuple(map(int, numbers))
-    if self._made is None or self._made[0] != which:
-      shape = (len(which), self._canvas, self._canvas)
-      frames, flow = np.zeros((*shape, 3)), np.zeros((*shape, 2))
-      for mover in self._movers:
-        ink, motion = mover.seen(np.array(which, np.float64), self._canvas)
-        cover = ink[..., None] / 255
-        frames += (mover.colour - frames) * cover
-        np.copyto(flow, motion, where=(ink >= _INK)[..., None])
-      self._made = which, np.rint(frames).astype(np.uint8), flow.astype(np.float32)
-    return self._made[1:]
+  def drawn(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns frames and the true flow from them to the next."""
+    which = np.array(numbers, np.float64)
+    shape = (len(which), self._canvas, self._canvas)
+    frames, flow = np.zeros((*shape, 3)), np.zeros((*shape, 2))
+    for mover in self._movers:
+      ink, motion = mover.seen(which, self._canvas)
+      cover = ink[..., None] / 255
+      frames += (mover.colour - frames) * cover
+      np.copyto(flow, motion, where=(ink >= _INK)[..., None])
+    return np.rint(frames).astype(np.uint8), flow.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=2048)
+def _frames(film: _Film) -> UInt8[np.ndarray, "t h w 3"]:
+  """Returns all frames; drawing them takes longer than a small network's step over them."""
+  return film.drawn(range(film.frames))[0]
 
 
 class DigitActions(clips.Films):

@@ -73,8 +73,11 @@ class Meter:
   """A process that measures; a context manager.
 
   cache: file of earlier measurements, one JSON line each, which are not made again on the same
-  device; "" for none. platform: of JAX. warmup, runs, tries: see `Measured`. timeout: seconds that
-  one answer may take.
+  device; "" for none. platform: of JAX. runtime: `jax`, or `onnx` or `tflite`, which measures what
+  is exported, on the CPU. warmup, runs, tries: see `Measured`. timeout: seconds that one answer may
+  take.
+
+  Raises: UserError for no such runtime, or one that is not the platform's.
   """
 
   def __init__(
@@ -82,12 +85,18 @@ class Meter:
     *,
     cache: str | os.PathLike[str] = "",
     platform: str = "cpu",
+    runtime: str = "jax",
     warmup: int = WARMUP,
     runs: int = RUNS,
     tries: int = TRIES,
     timeout: float = TIMEOUT,
   ):
+    if runtime not in latency_process.RUNTIMES:
+      raise errors.unknown("runtime", runtime, "one that measures", latency_process.RUNTIMES)
+    if runtime != "jax" and platform != "cpu":
+      raise errors.UserError(f"runtime={runtime!r} measures on cpu, not on platform={platform!r}.")
     self._platform, self._timeout, self._tries = platform, timeout, tries
+    self._runtime = runtime
     self._counts = {"warmup": warmup, "runs": runs}
     self._file = pathlib.Path(cache) if cache else None
     self._known: dict[str, Measured] = {}
@@ -113,11 +122,14 @@ class Meter:
       "OMP_NUM_THREADS": "1",
       "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", latency_process.__name__]
+    command = [sys.executable, "-m", latency_process.__name__, self._runtime]
     if core is not None and self._platform == "cpu":
       # Before anything counts the cores to start as many threads.
       pin = f"import os, runpy; os.sched_setaffinity(0, [{core}]); "
-      command[1:] = ["-c", f"{pin}runpy.run_module({latency_process.__name__!r}, None, '__main__')"]
+      command[1:3] = [
+        "-c",
+        f"{pin}runpy.run_module({latency_process.__name__!r}, None, '__main__')",
+      ]
     self._errors = tempfile.TemporaryFile()
     self._process = subprocess.Popen(
       command,

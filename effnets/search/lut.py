@@ -206,6 +206,9 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument("--out", default="lut.json", help="file to write")
   parser.add_argument("--cache", default="", help="file of earlier measurements, to go on with")
   parser.add_argument("--platform", default="cpu", help="of JAX, such as cpu or cuda")
+  parser.add_argument(
+    "--runtime", default="jax", help="jax; or onnx or tflite: of exported networks, on the CPU"
+  )
   parser.add_argument("--networks", type=int, default=NETWORKS, help="measured as a whole")
   parser.add_argument("--image_size", type=int, help="pixels; default: the space's")
   parser.add_argument("--num_classes", type=int, help="default: 1000")
@@ -215,7 +218,8 @@ def main(arguments: Sequence[str]) -> int:
   say = lambda text: (sys.stderr.write(text + "\n"), sys.stderr.flush())  # noqa: E731
   try:
     where = spaces.create(parsed.space)
-    with latency.Meter(cache=parsed.cache, platform=parsed.platform) as meter:
+    meter = latency.Meter(cache=parsed.cache, platform=parsed.platform, runtime=parsed.runtime)
+    with meter:
       table = build(
         where,
         meter,
@@ -232,7 +236,8 @@ def main(arguments: Sequence[str]) -> int:
   table.save(parsed.out)
   check = table.check
   sys.stdout.write(
-    f"{parsed.out}: {len(table.entries)} layers of {table.space!r} on {table.about['device']}. "
+    f"{parsed.out}: {len(table.entries)} layers of {table.space!r} on {table.about['device']}, "
+    f"{table.about['runtime']}. "
     f"{check.networks} networks: R2 {check.r2:.3f}, tau {check.tau:.3f}, error {check.error:.3f} "
     f"ms; {check.steady:.0%} of them steady, load {check.load:.1f}.\n"
   )
