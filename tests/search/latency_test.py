@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from effnets import errors
+from effnets import errors, models
 from effnets.models import layers, stage_tables
 from effnets.search import cost, latency, latency_process, spaces
 
@@ -49,6 +49,38 @@ def test_rows_travel_as_text():
   assert latency_process.unpack(json.loads(json.dumps(latency_process.pack(row)))) == row
   plain = stage_tables.Row("conv", 3, 1, 1, 8)
   assert latency_process.unpack(json.loads(json.dumps(latency_process.pack(plain)))) == plain
+
+
+@pytest.mark.parametrize(
+  "runtime, package", [("onnx", "onnxruntime"), ("tflite", "ai-edge-litert")]
+)
+def test_exported_networks_are_measured(runtime, package):
+  made = spaces.create("mnas_micro")
+  tokens = made.sample(np.random.default_rng(0))
+  with latency.Meter(runtime=runtime, warmup=1, runs=3, tries=1) as meter:
+    assert meter.about["runtime"].startswith(package)
+    nothing, whole = meter.nothing(), meter.network(made, tokens, image_size=16, num_classes=10)
+    pieces = cost.pieces(made.decode(tokens), 16, 10)
+    # A program of one of its layers is shorter, and longer than one that does nothing.
+    assert 0 < nothing.p50 < meter.piece(pieces[1]).p50 < whole.p50
+
+
+def test_what_is_measured_is_the_network():
+  made = spaces.create("mnas_micro")
+  module = spaces.network(made, made.sample(np.random.default_rng(0)), 10)
+  module = module.clone(folded=True, plain=True)
+  x = np.random.default_rng(1).standard_normal((1, 16, 16, 3)).astype(np.float32)
+  variables = models.init(module, 0, inputs=(x,))
+  expected = module.apply(variables, x)
+  (found,) = latency_process._ready(module.apply, variables, x, "onnx")()
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_runtimes_that_cannot_be():
+  with pytest.raises(errors.UserError, match="runtime='onxn' is no.*onnx"):
+    latency.Meter(runtime="onxn")
+  with pytest.raises(errors.UserError, match="measures on cpu, not on platform='cuda'"):
+    latency.Meter(runtime="tflite", platform="cuda")
 
 
 def test_the_process(tmp_path):
