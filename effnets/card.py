@@ -11,7 +11,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from effnets import errors
@@ -94,6 +94,32 @@ def search(
     create=False,
   )
   return [record for record in made.records() if record.reward is not None]
+
+
+def train_anew(
+  config: Any, points: Iterable[tuple[int, ...]], seeds: Sequence[int], path: pathlib.Path
+) -> dict[tuple[int, ...], list[dict[str, Any]]]:
+  """Returns the values of networks of a search's space, trained as its children at other seeds.
+
+  Args: path: a JSON file, which keeps them: what is in it is not trained again.
+  """
+  from effnets.search import proxy, settings
+
+  space, trainer = settings.spaces_or_landscape(config.search), None
+  done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+  found: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+  for tokens in sorted(set(points)):
+    found[tokens] = []
+    for seed in seeds:
+      key = f"{seed} {space.key(tokens)}"
+      if key not in done:
+        execution = config.search.proxy.execution
+        trainer = trainer or proxy.Proxy(config, path.parent / "anew", execution=execution)
+        done[key] = trainer(space, tokens, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(done), encoding="utf-8")
+      found[tokens].append(done[key])
+  return found
 
 
 def from_sweep(

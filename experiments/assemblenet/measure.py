@@ -11,6 +11,7 @@ Resumable: finished runs, searches and trainings are not run again.
 
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
@@ -19,8 +20,8 @@ import numpy as np
 from effnets import card, configuration, recipes
 from effnets.evaluation import comparison
 from effnets.models import assemblenet_graphs as graphs
-from effnets.search import proxy, spaces
 from effnets.search import recipes as searches
+from effnets.search import spaces
 
 RUNS = pathlib.Path("runs/cards/assemblenet")
 SEEDS = (0, 1, 2)
@@ -93,22 +94,14 @@ def space() -> Any:
   return spaces.create(found.name, **found.options.to_dict())
 
 
-def again(points: list[tuple[int, ...]]) -> dict[tuple[int, ...], list[float]]:
-  """Returns test top-1 of graphs trained anew at the seeds `AGAIN`, which are kept."""
-  path, made = RUNS / "again.json", space()
-  done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def again(points: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[float]]:
+  """Returns test top-1 of graphs trained anew at the seeds `AGAIN`."""
   config = ml_collections.ConfigDict(get_config("search").to_dict())
   config.train.steps = AGAIN_STEPS
   # The search is over: what it has not seen judges.
   config.data.split.update({"validation": "test", "test": "validation"})
-  trainer = proxy.Proxy(config, RUNS / "again", execution="loop")
-  for point in sorted(set(points)):
-    for seed in AGAIN:
-      key = f"{seed} {made.key(point)}"
-      if key not in done:
-        done[key] = trainer(made, point, seed)["accuracy"]
-        path.write_text(json.dumps(done), encoding="utf-8")
-  return {point: [done[f"{seed} {made.key(point)}"] for seed in AGAIN] for point in points}
+  found = card.train_anew(config, points, AGAIN, RUNS / "anew.json")
+  return {point: [values["accuracy"] for values in of_seed] for point, of_seed in found.items()}
 
 
 def search_part() -> dict[str, Any]:

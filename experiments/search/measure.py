@@ -71,23 +71,11 @@ def search(
   return found
 
 
-def retrain(
-  space: Any, points: Iterable[tuple[int, ...]], path: pathlib.Path
-) -> dict[tuple[int, ...], list[float]]:
-  """Returns the rewards of networks trained anew at the seeds `AGAIN`, keeping them at `path`."""
-  points = sorted(set(points))
-  done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def retrain(points: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[float]]:
+  """Returns the rewards of networks trained anew at the seeds `AGAIN`."""
   config = configuration.load(str(HERE / "table.py"))
-  trainer = None
-  for seed in AGAIN:
-    for tokens in points:
-      key = f"{seed} {space.key(tokens)}"
-      if key not in done:
-        trainer = trainer or proxy.Proxy(config, RUNS / "again", execution="shared")
-        done[key] = REWARD(trainer(space, tokens, seed))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(done), encoding="utf-8")
-  return {tokens: [done[f"{seed} {space.key(tokens)}"] for seed in AGAIN] for tokens in points}
+  found = card.train_anew(config, points, AGAIN, RUNS / "anew.json")
+  return {tokens: [REWARD(values) for values in of_seed] for tokens, of_seed in found.items()}
 
 
 def live(name: str, **settings: Any) -> list[tuple[tuple[int, ...], float]]:
@@ -220,7 +208,7 @@ def results(
   draw(curves, every[ranked[0]], folder / "curves.png")
   chosen = {m: [best(of_seed, DECISIVE) for of_seed in seeds] for m, seeds in trials.items()}
   points = [cell, ranked[0], *(point for points in chosen.values() for point in points)]
-  again = retrain(space, points, RUNS / "again.json")
+  again = retrain(points)
   judged = {
     method: [float(np.mean(again[point])) for point in found] for method, found in chosen.items()
   }

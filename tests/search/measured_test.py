@@ -104,7 +104,7 @@ def test_the_card_compares_what_was_found(tmp_path, monkeypatch):
   monkeypatch.setattr(measure, "SEEDS", (0, 1))
   asked = []
 
-  def retrain(space, points, path):
+  def retrain(points):
     asked.extend(points)
     return {point: [sum(point) / 100] * len(measure.AGAIN) for point in points}
 
