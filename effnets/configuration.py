@@ -227,6 +227,29 @@ def merge(config: ml_collections.ConfigDict, overrides: Mapping[str, Any], *, ke
     visit(config, overrides, ())
 
 
+def difference(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the overrides with which `merge` makes `config` of `other`, section by section.
+
+  What `config` has not is left out.
+
+  >>> config = base()
+  >>> config.train.steps = 300
+  >>> difference(config, base())
+  {'train': {'steps': 300}}
+  """
+  known, found = flatten(other), {}
+  for key, value in flatten(config).items():
+    empty = isinstance(value, ml_collections.ConfigDict | dict)
+    if empty or (key in known and known[key] == value):
+      continue
+    *sections, last = key.split(".")
+    target = found
+    for name in sections:
+      target = target.setdefault(name, {})
+    target[last] = value
+  return found
+
+
 def _unknown(prefix: str, key: str, value: Any, known: Iterable[str]) -> errors.UserError:
   """Returns the error for a key that is none of `known`."""
   # Often the last name is right and its section is missing.

@@ -36,7 +36,8 @@ def search(config: Any, workdir: str) -> None:
   try:
     with training.stopping():
       if "akd" in config:
-        console.print(_students(akd.run(config, workdir, _search, say), config))
+        for shown in _distilled(akd.run(config, workdir, _search, say), config):
+          console.print(shown)
       else:
         console.print(_adapted(adapting.run(config, workdir, say), config))
   except training.Stopped:
@@ -62,6 +63,36 @@ def _plain_table(title: str, columns: Sequence[str]) -> table.Table:
   shown = table.Table(title=title, title_justify="left", box=None, header_style="bold")
   for number, column in enumerate(columns):
     shown.add_column(column, justify="right" if number else "left")
+  return shown
+
+
+def _distilled(result: dict[str, Any], config: Any) -> list[table.Table]:
+  """Returns the tables of an experiment with teachers: students, the matrix, the transfer."""
+  found = [_students(result, config)]
+  if "matrix" in result:
+    found.append(_matrix(result["matrix"], config))
+  if "transfer" in result:
+    moved = result["transfer"]
+    title = f"test {moved['figure']} on {moved['data']}, from what the students have learned"
+    shown = _plain_table(title, ("search", "without teacher", "with teacher"))
+    for arm, rows in moved["students"].items():
+      for row in rows:
+        shown.add_row(
+          f"{arm}, seed {row['seed']}", *(f"{row[how]:.4f}" for how in ("plain", "taught"))
+        )
+    found.append(shown)
+  return found
+
+
+def _matrix(found: dict[str, Any], config: Any) -> table.Table:
+  """Returns the table of random students, by number, under every teacher; means over seeds."""
+  numbers = range(1, len(found["students"]) + 1)
+  title = f"test {config.checkpoint.best_metric} of random students of nearly equal cost"
+  shown = _plain_table(title, ("teacher", *map(str, numbers), "best", "spread"))
+  for teacher, row in found["figures"].items():
+    figures = (f"{sum(values) / len(values):.4f}" for values in row)
+    best, spread = found["best"][teacher], found["spread"][teacher]
+    shown.add_row(teacher, *figures, str(best), f"{spread:.4f}")
   return shown
 
 

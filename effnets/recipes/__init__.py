@@ -47,6 +47,7 @@ from effnets.recipes.small import small_wide_resnet as small_wide_resnet
 from effnets.recipes.transfer import TRANSFER as TRANSFER
 from effnets.recipes.transfer import arguments as arguments
 from effnets.recipes.transfer import transfer as transfer
+from effnets.recipes.transfer import transfer_set as transfer_set
 from effnets.recipes.video import assemblenet as assemblenet
 from effnets.recipes.video import clips as clips
 from effnets.recipes.video import digit_actions as digit_actions

@@ -8,6 +8,7 @@ import ml_collections
 
 from effnets import configuration, errors, models, weights
 
+_ARGUMENT = "the config's argument"
 # What the configs of classification papers take beside their words; the last three go with
 # `transfer`.
 _ARGUMENTS = {
@@ -88,29 +89,45 @@ def transfer(config: ml_collections.ConfigDict, args: Any, *, default: str) -> N
     weights.
   Source: Tan and Le 2019, section 5.3 (the sheet's section 4).
   """
-  found, argument = TRANSFER.get(args.transfer), "the config's argument"
-  if found is None:
-    raise errors.unknown(f"{argument} transfer", args.transfer, "a data set", TRANSFER)
-  if args.recipe not in _RECIPES:
-    raise errors.unknown(f"{argument} recipe", args.recipe, "a recipe", _RECIPES)
-  if not (found.tfds or args.folder):
-    raise errors.UserError(
-      f"{argument} transfer={args.transfer!r}: TensorFlow Datasets has no such set; give its "
-      "pictures as folder=PATH, with PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg."
-    )
+  _known(args.transfer, args.recipe, args.folder)
   if not (args.weights or default):
     raise errors.UserError(
-      f"{argument} transfer={args.transfer!r}: no weights of this network were published; give "
+      f"{_ARGUMENT} transfer={args.transfer!r}: no weights of this network were published; give "
       "those to start from as weights=NAME:SOURCE or weights=run:DIR."
     )
   weights.configure(config, args.weights or default)
   config.new_head = True
   entry = models.entry(config.model.name)
   config.model.update({"dropout_rate": entry.dropout_rate, "drop_path_rate": entry.drop_path_rate})
-  splits = ("train", "test") if args.folder else (found.train_split, found.test_split)
+  transfer_set(config, args.transfer, recipe=args.recipe, folder=args.folder)
+
+
+def _known(name: str, recipe: str, folder: str) -> TransferSet:
+  found = TRANSFER.get(name)
+  if found is None:
+    raise errors.unknown(f"{_ARGUMENT} transfer", name, "a data set", TRANSFER)
+  if recipe not in _RECIPES:
+    raise errors.unknown(f"{_ARGUMENT} recipe", recipe, "a recipe", _RECIPES)
+  if not (found.tfds or folder):
+    raise errors.UserError(
+      f"{_ARGUMENT} transfer={name!r}: TensorFlow Datasets has no such set; give its "
+      "pictures as folder=PATH, with PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg."
+    )
+  return found
+
+
+def transfer_set(
+  config: ml_collections.ConfigDict, name: str, *, recipe: str = "kornblith", folder: str = ""
+) -> None:
+  """Sets what `transfer` does but for the weights and their network: pictures and training.
+
+  Raises: UserError for an unknown set or recipe, or a set that TFDS has not without a folder.
+  """
+  found = _known(name, recipe, folder)
+  splits = ("train", "test") if folder else (found.train_split, found.test_split)
   config.data.update(
     {
-      "source": f"folder:{args.folder}" if args.folder else found.tfds,
+      "source": f"folder:{folder}" if folder else found.tfds,
       "split": {"train": splits[0], "validation": splits[1], "test": splits[1]},
       "workers": 4,
     }
@@ -122,7 +139,7 @@ def transfer(config: ml_collections.ConfigDict, args: Any, *, default: str) -> N
   config.checkpoint.update({"every_percent": 5.0, "best_metric": found.metric})
   config.evaluation.every_percent = 5.0
   config.log_every_steps = 100
-  _RECIPES[args.recipe](config, found.train)
+  _RECIPES[recipe](config, found.train)
 
 
 def _kornblith(config, train):

@@ -9,39 +9,49 @@
   top       networks of each search that are trained in full
   retrain   overrides of the config of those trainings; students' seeds are those of the searches
   weight, temperature, ensemble   of the distillation, see `tasks.Distillation`
+  matrix    random students under every teacher, see `akd_matrix`; trained as `retrain` says
+  transfer  overrides of `configuration.base()`: a training on other data, which begins at the
+            variables of a trained student; nothing is off
 
 The arms share space, number of trials, steps and seeds; the only difference is the loss. The best
 networks of every arm are then trained in full twice, without a teacher and with it: with that of
-their search, or the first one. Everything has a folder of its own, and what is finished is kept.
+their search, or, if that had none, of the first one that had; without such a search, the first
+teacher. Everything has a folder of its own, and what is finished is kept; `matrix` and `transfer`
+may be added to an experiment that is finished.
 
-Source: Liu et al. 2020 (arXiv 1911.09074); the structural measure is this project's.
+Source: Liu et al. 2020 (arXiv 1911.09074).
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
-import numpy as np
-from jaxtyping import Float, Int
 
-from effnets import configuration, errors, evaluation, training, workdirs
-from effnets.search import network, spaces
+from effnets import configuration, errors, evaluation, training, weights, workdirs
+from effnets.search import akd_matrix, akd_structure, network, spaces
 
 PLAIN = "plain"
 RESULT, STRUCTURE, STUDENTS = "akd.json", "plots/structure.png", "plots/students.png"
+TRANSFER = "plots/transfer.png"
+HOW = ("plain", "taught")
+"""How a student is trained."""
 _SETTINGS = (
   "ensemble",
+  "matrix",
   "retrain",
   "searches",
   "seeds",
   "teachers",
   "temperature",
   "top",
+  "transfer",
   "weight",
 )
+# What another start may have changed: neither alters what is there.
+_FREE = ("akd.matrix", "akd.transfer")
 
 Search = Callable[[Any, str], Any]
 """(config, workdir): a whole search, which leaves its best.json there."""
@@ -49,10 +59,14 @@ Search = Callable[[Any, str], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What `config.akd` comes to. arms: the teachers of every search, none for `plain`."""
+  """What `config.akd` comes to.
+
+  arms: the teachers of every search, none for `plain`. tutors: those of its students.
+  """
 
   teachers: dict[str, Any]
   arms: dict[str, tuple[str, ...]]
+  tutors: dict[str, tuple[str, ...]]
   seeds: tuple[int, ...]
   top: int
 
@@ -71,6 +85,11 @@ def plan(config: Any) -> Plan:
       raise errors.UserError(f"config.akd.{name} is missing; start from configs/akd.py.")
   if not len(found.teachers):
     raise errors.UserError("config.akd.teachers is empty; name at least one.")
+  if PLAIN in found.teachers:
+    raise errors.UserError(
+      f"config.akd.teachers.{PLAIN}: this is what the search without a teacher is called; take "
+      "another name."
+    )
   arms = {}
   for arm in str(found.searches).split(","):
     taught = () if arm == PLAIN else tuple(arm.split("+"))
@@ -84,7 +103,24 @@ def plan(config: Any) -> Plan:
       f"config.akd.top={found.top} and config.akd.seeds={found.seeds}: at least one network of one "
       "search is trained in full."
     )
-  return Plan(dict(found.teachers), arms, tuple(found.seeds), found.top)
+  akd_matrix.check(found.matrix)
+  if len(found.transfer):
+    configuration.check(_elsewhere(config))
+  first = next(filter(None, arms.values()), (next(iter(found.teachers)),))
+  tutors = {arm: taught or first for arm, taught in arms.items()}
+  return Plan(dict(found.teachers), arms, tutors, tuple(found.seeds), found.top)
+
+
+def _elsewhere(config: Any, start: str = "") -> ml_collections.ConfigDict:
+  """Returns the config of a training on the other data. start: what `config.weights` is to name."""
+  made = configuration.base()
+  for key in ("execution", "mesh", "sharding"):
+    made[key] = ml_collections.ConfigDict(config.to_dict())[key]
+  if start:
+    weights.configure(made, start)
+  made.new_head = True
+  configuration.merge(made, config.akd.transfer, key="config.akd.transfer")
+  return made
 
 
 def _base(config: Any) -> ml_collections.ConfigDict:
@@ -116,8 +152,11 @@ def train_teacher(config: Any, name: str, path: pathlib.Path) -> tuple[str, dict
 def _trained(config: Any, folder: pathlib.Path, name: str) -> dict[str, float]:
   """Returns the test figures of a training, from its folder if it is finished."""
   done = training.results.read(folder)
-  if done is None:
-    config = ml_collections.ConfigDict(config.to_dict()).lock()
+  config = ml_collections.ConfigDict(config.to_dict()).lock()
+  if done is not None:
+    # A folder that has moved calls its teachers, and where it starts, by other names.
+    workdirs.check_same_run(folder, config, free=("distillation", "weights"))
+  else:
     result = training.train(config, folder, name=name)
     done = {"figures": result.figures, "steps": result.steps, "seconds": result.seconds}
     training.results.write(folder, done)
@@ -130,173 +169,130 @@ def run(
   """Runs the experiment of `config` in `workdir`, and returns what `akd.json` holds.
 
   That is: `teachers`, their test figures; `students`, by arm a list of trained networks with their
-  `plain` and `taught` figure on the test split; `structure`, see `structure`.
+  `plain` and `taught` figure on the test split; `structure`, see `akd_structure.structure`;
+  `matrix`, see `akd_matrix.run`; `transfer`, what the `data` and the `figure` were, and by arm the
+  same `students` with the figures that they came to there.
 
   Raises: UserError for a mistake in the config.
   """
   path, wanted = pathlib.Path(workdir), plan(config)
-  workdirs.claim(path, config)
-  weights, teachers = {}, {}
+  # There may not be enough of them, which is said before anything is trained.
+  chosen = akd_matrix.choose(config) if config.akd.matrix.students else []
+  workdirs.claim(path, config, free=_FREE)
+  sources, teachers = {}, {}
   for name in wanted.teachers:
-    weights[name], teachers[name] = train_teacher(config, name, path)
-    say(f"teacher {name}: {weights[name]}")
-  best: dict[tuple[str, int], dict[str, Any]] = {}
-  for seed in wanted.seeds:
-    for arm, taught in wanted.arms.items():
-      made = _base(config)
-      made.seed = seed
-      if taught:
-        _teach(made, config.akd, {name: weights[name] for name in taught})
-      folder = path / "searches" / f"{arm}_{seed}"
-      say(f"search {arm}, seed {seed}")
-      search(made.lock(), str(folder))
-      best[arm, seed] = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-  students = {arm: [] for arm in wanted.arms}
-  for (arm, seed), found in best.items():
-    for rank, row in enumerate(found["top"][: wanted.top], 1):
-      named = {name: weights[name] for name in wanted.arms[arm] or (next(iter(weights)),)}
-      students[arm].append(_student(config, named, found, row, path / "students", arm, seed, rank))
+    sources[name], teachers[name] = train_teacher(config, name, path)
+    say(f"teacher {name}: {sources[name]}")
+  folders = {
+    (arm, seed): path / "searches" / f"{arm}_{seed}" for seed in wanted.seeds for arm in wanted.arms
+  }
+  for (arm, seed), folder in folders.items():
+    made = _base(config)
+    made.seed = seed
+    if wanted.arms[arm]:
+      _teach(made, config.akd, {name: sources[name] for name in wanted.arms[arm]})
+    say(f"search {arm}, seed {seed}")
+    search(made.lock(), str(folder))
+  students = _students(config, wanted, folders, sources, path)
   result = {
     "teachers": teachers,
     "students": students,
-    "structure": _structure(path, wanted, config.search),
+    "structure": akd_structure.compare(folders, config.search, path / STRUCTURE),
   }
+  metric = config.checkpoint.best_metric
+  _draw(students, path / STUDENTS, f"test {metric}")
+  if chosen:
+    result["matrix"] = _matrix(config, wanted, chosen, sources, path)
+    akd_matrix.picture(result["matrix"], path / akd_matrix.PICTURE, label=f"test {metric}")
+  if len(config.akd.transfer):
+    found = result["transfer"] = _transfer(config, students, path)
+    label = f"test {found['figure']} on {found['data']}"
+    _draw(found["students"], path / TRANSFER, label)
   workdirs.write(path, RESULT, json.dumps(result, indent=2) + "\n")
-  rows = {
-    f"{arm}, {how}": [row[how] for row in rows]
-    for arm, rows in students.items()
-    for how in ("plain", "taught")
-  }
-  evaluation.comparison.dots(rows, path / STUDENTS, label="test " + config.checkpoint.best_metric)
   return result
 
 
-def _student(
-  config: Any,
-  teachers: dict[str, str],
-  found: dict[str, Any],
-  row: dict[str, Any],
-  path: pathlib.Path,
-  arm: str,
-  seed: int,
-  rank: int,
-) -> dict[str, Any]:
-  """Returns one network trained in full without and with its teachers."""
-  space = spaces.create(
-    found["space"]["space"], **json.loads(found["space"]["space_options"] or "{}")
-  )
-  figures: dict[str, Any] = {"tokens": row["tokens"], "reward": row["reward"], "seed": seed}
-  figures |= {name: row["values"].get(name) for name in ("madds", "params")}
-  for how in ("plain", "taught"):
-    made = _base(config)
-    del made["search"]
-    configuration.merge(made, config.akd.retrain, key="config.akd.retrain")
-    made.seed = seed
-    if how == "taught":
-      _teach(made, config.akd, teachers)
-    network.set_tokens(made, space, tuple(row["tokens"]))
-    name = f"{arm}_{seed}_{rank}"
-    test = _trained(made, path / name / how, f"{name}, {how}")
-    figures[how] = test[config.checkpoint.best_metric]
-  return figures
+def _draw(students: Mapping[str, Any], path: pathlib.Path, label: str) -> None:
+  rows = {
+    f"{arm}, {how}": [row[how] for row in rows] for arm, rows in students.items() for how in HOW
+  }
+  evaluation.comparison.dots(rows, path, label=label)
 
 
-def _structure(path: pathlib.Path, wanted: Plan, found: Any) -> dict[str, Any]:
-  """Returns and draws what the searches' best networks have in common and apart."""
-  from effnets.search import study as study_lib
-  from effnets.search.settings import DATABASE, spaces_or_landscape
-
-  space, tokens, arms, seeds = spaces_or_landscape(found), [], [], []
-  for arm in wanted.arms:
-    for seed in wanted.seeds:
-      where = str(path / "searches" / f"{arm}_{seed}" / DATABASE)
-      study = study_lib.Study(space, where, name=found.study, identity=None, create=False)
-      ranked = study_lib.ranking(study.records(), found.cost)
-      best = ranked[: max(2, len(ranked) // 4)]
-      tokens += [record.tokens for record in best]
-      arms += [arm] * len(best)
-      seeds += [seed] * len(best)
-  made = structure(space, np.array(tokens), arms, seeds)
-  _draw(made.pop("map"), arms, seeds, path / STRUCTURE)
+def _in_full(
+  config: Any, space: Any, tokens: tuple[int, ...], seed: int, teachers: dict[str, str]
+) -> ml_collections.ConfigDict:
+  """Returns the config of one network's training in full, with `teachers` if there are any."""
+  made = _base(config)
+  del made["search"]
+  configuration.merge(made, config.akd.retrain, key="config.akd.retrain")
+  made.seed = seed
+  if teachers:
+    _teach(made, config.akd, teachers)
+  network.set_tokens(made, space, tokens)
   return made
 
 
-def structure(
-  space: Any, tokens: Int[np.ndarray, "n d"], arms: Sequence[str], seeds: Sequence[int]
+def _students(
+  config: Any,
+  wanted: Plan,
+  folders: Mapping[tuple[str, int], pathlib.Path],
+  sources: Mapping[str, str],
+  path: pathlib.Path,
+) -> dict[str, list[dict[str, Any]]]:
+  """Returns by arm the best networks of its searches, trained in full without and with teachers."""
+  students: dict[str, list[dict[str, Any]]] = {arm: [] for arm in wanted.arms}
+  for (arm, seed), folder in folders.items():
+    found = json.loads((folder / "best.json").read_text(encoding="utf-8"))
+    options = json.loads(found["space"]["space_options"] or "{}")
+    space = spaces.create(found["space"]["space"], **options)
+    named = {name: sources[name] for name in wanted.tutors[arm]}
+    for rank, row in enumerate(found["top"][: wanted.top], 1):
+      name = f"{arm}_{seed}_{rank}"
+      figures = {"name": name, "tokens": row["tokens"], "reward": row["reward"], "seed": seed}
+      figures |= {key: row["values"].get(key) for key in ("madds", "params")}
+      for how, teachers in zip(HOW, ({}, named), strict=True):
+        made = _in_full(config, space, tuple(row["tokens"]), seed, teachers)
+        test = _trained(made, path / "students" / name / how, f"{name}, {how}")
+        figures[how] = test[config.checkpoint.best_metric]
+      students[arm].append(figures)
+  return students
+
+
+def _matrix(
+  config: Any,
+  wanted: Plan,
+  chosen: list[dict[str, Any]],
+  sources: Mapping[str, str],
+  path: pathlib.Path,
 ) -> dict[str, Any]:
-  """Returns whether searches by one teacher resemble each other more than those by one seed.
+  """Returns the chosen students under every teacher and without one."""
+  found = config.search.space
+  space = spaces.create(found.name, **found.options.to_dict())
 
-  `by_arm`, `by_seed`: silhouettes on Hamming distance in the tokens; `choices`: by decision and arm
-  the share of each choice; `map`: the first two principal components of the tokens as one-hots.
-  """
-  distance = (tokens[:, None] != tokens[None]).mean(-1)
-  wide = np.concatenate(
-    [np.eye(arity)[column] for arity, column in zip(space.arities, tokens.T, strict=True)], -1
-  )
-  centred = wide - wide.mean(0)
-  _, _, directions = np.linalg.svd(centred, full_matrices=False)
-  shares: dict[str, dict[str, list[float]]] = {}
-  for place, decision in enumerate(space.decisions):
-    shares[decision.name] = {
-      arm: [
-        round(float(np.mean(tokens[np.array(arms) == arm, place] == token)), 4)
-        for token in range(len(decision.choices))
-      ]
-      for arm in dict.fromkeys(arms)
-    }
-  return {
-    "networks": len(tokens),
-    "by_arm": silhouette(distance, arms),
-    "by_seed": silhouette(distance, seeds),
-    "choices": shares,
-    "map": centred @ directions[:2].T,
-  }
+  def train(tokens, teacher, seed):
+    teachers = {} if teacher == PLAIN else {teacher: sources[teacher]}
+    made = _in_full(config, space, tokens, seed, teachers)
+    # By the network, so that another number of students finds what is trained already.
+    folder = path / "matrix" / space.key(tokens) / f"{teacher}_{seed}"
+    return _trained(made, folder, f"matrix, {teacher}")[config.checkpoint.best_metric]
+
+  return akd_matrix.run(chosen, (PLAIN, *wanted.teachers), wanted.seeds, train)
 
 
-def silhouette(distance: Float[np.ndarray, "n n"], labels: Sequence[Any]) -> float | None:
-  """Returns the mean silhouette of the points' groups, in [-1, 1]; None for a single group.
-
-  Of a point: (b - a) / max(a, b), with a its mean distance from others of its group, b that from
-  the nearest other group; 0 for one that is alone. Source: Rousseeuw 1987.
-
-  >>> line = np.abs(np.subtract.outer([0.0, 1.0, 10.0, 11.0], [0.0, 1.0, 10.0, 11.0]))
-  >>> round(silhouette(line, "aabb"), 4)
-  0.8997
-  """
-  labels = np.array([str(label) for label in labels])
-  groups = np.unique(labels)
-  if len(groups) < 2:
-    return None
-  found = []
-  for place, label in enumerate(labels):
-    own = labels == label
-    if own.sum() == 1:
-      found.append(0.0)
-      continue
-    inside = distance[place, own].sum() / (own.sum() - 1)
-    outside = min(distance[place, labels == other].mean() for other in groups if other != label)
-    found.append((outside - inside) / max(inside, outside, 1e-12))
-  return float(np.mean(found))
-
-
-def _draw(
-  places: Float[np.ndarray, "n c"], arms: Sequence[str], seeds: Sequence[int], path: pathlib.Path
-) -> None:
-  from matplotlib import figure
-  from matplotlib.backends import backend_agg
-
-  made = figure.Figure(figsize=(5.6, 4.2), layout="constrained")
-  backend_agg.FigureCanvasAgg(made)
-  axes = made.subplots()
-  colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-  for number, arm in enumerate(dict.fromkeys(arms)):
-    for shape, seed in zip("osD^v" * 10, dict.fromkeys(seeds), strict=False):
-      chosen = (np.array(arms) == arm) & (np.array(seeds) == seed)
-      if places.shape[1] > 1 and chosen.any():
-        label = f"{arm}, seed {seed}"
-        colour = colours[number % len(colours)]
-        axes.scatter(*places[chosen, :2].T, s=22, c=colour, marker=shape, label=label, alpha=0.8)
-  axes.set(xlabel="first principal component", ylabel="second")
-  axes.legend(fontsize=8)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  made.savefig(path, dpi=120)
+def _transfer(
+  config: Any, students: Mapping[str, list[dict[str, Any]]], path: pathlib.Path
+) -> dict[str, Any]:
+  """Returns the trained students' figures on other data, where they start from what they are."""
+  found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in students}
+  for arm, rows in students.items():
+    for row in rows:
+      name, figures = row["name"], {"name": row["name"], "seed": row["seed"]}
+      for how in HOW:
+        made = _elsewhere(config, f"run:{path / 'students' / name / how}")
+        made.seed = row["seed"]
+        test = _trained(made, path / "transfer" / name / how, f"{name}, {how}, transfer")
+        figures[how] = test[made.checkpoint.best_metric]
+      found[arm].append(figures)
+  made = _elsewhere(config)
+  return {"data": made.data.source, "figure": made.checkpoint.best_metric, "students": found}

@@ -4,7 +4,7 @@ from typing import Any
 
 import ml_collections
 
-from effnets import recipes
+from effnets import configuration, recipes
 from effnets.search import network, section
 
 HELD_OUT = 50_000
@@ -73,6 +73,27 @@ def imagenet(config: ml_collections.ConfigDict, space: str, *, target: float) ->
   config.search.reward.targets = (target,)
   config.search.proxy.execution = "loop"
   config.search.trials = 8000
+
+
+def elsewhere(name: str = "", folder: str = "") -> dict[str, Any]:
+  """Returns a fine-tuning of found classifiers, as overrides of `configuration.base()`.
+
+  name: of `effnets.recipes.TRANSFER`, and folder as there; default: 300 steps on cluttered digits
+  of 32 pixels, at the rate of configs/finetune.py.
+
+  Raises: UserError as `effnets.recipes.transfer_set`.
+  """
+  base = configuration.base()
+  made = configuration.base()
+  if name:
+    recipes.transfer_set(made, name, folder=folder)
+    made.model.drop_path_rate = 0.0
+  else:
+    recipes.small_clutter(made, steps=300)
+    made.optimizer = ml_collections.ConfigDict(
+      {"name": "sgd", "learning_rate": 0.02, "momentum": 0.9, "nesterov": True}
+    )
+  return configuration.difference(made, base)
 
 
 def scenes(config: ml_collections.ConfigDict, model: str, space: str, *, steps: int) -> None:

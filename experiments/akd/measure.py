@@ -57,6 +57,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       "weight": 0.9,
       "temperature": 1.0,
       "ensemble": "probabilities",
+      "matrix": {"students": 0, "within": 0.1},
+      "transfer": {},
     }
   )
   return config.lock()
