@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "effnets"
 
 # Rooms of one floor know nothing of each other. The foundations are single modules without a room.
 FLOORS = (
-  ("errors",),
+  ("errors", "defaults"),
   ("streams", "configuration"),
   ("workdirs",),
   ("ops", "parallel"),

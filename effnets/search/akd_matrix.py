@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from effnets import errors, evaluation, training
-from effnets.search import cost, lut, network, spaces
+from effnets.search import cost, network, rewards, spaces
 
 PICTURE = "plots/matrix.png"
 TRIES = 10_000
@@ -142,7 +142,7 @@ def figures(table: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     "best": {name: int(values.argmax()) + 1 for name, values in columns.items()},
     "spread": {name: float(np.ptp(values)) for name, values in columns.items()},
     "tau": {
-      name: {other: lut.kendall(values, columns[other]) for other in columns if other != name}
+      name: {other: rewards.kendall(values, columns[other]) for other in columns if other != name}
       for name, values in columns.items()
     },
   }
