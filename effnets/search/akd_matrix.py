@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from effnets import errors, evaluation, training
-from effnets.search import cost, network, rewards, spaces
+from effnets.search import cost, lut, network, rewards, spaces
 
 PICTURE = "plots/matrix.png"
 TRIES = 10_000

@@ -180,7 +180,7 @@ def test_the_experiment(tmp_path):
   assert plain["search"] == taught["search"] and plain["seed"] == taught["seed"]
 
   # The matrix and the transfer are added to what is finished, which stays as it is.
-  more = configuration.load("configs/akd.py:trials=2,matrix=1,transfer")
+  more = configuration.load("configs/akd.py:trials=2,matrix=2,transfer")
   config.unlock()
   config.akd.matrix, config.akd.transfer = more.akd.matrix, more.akd.transfer
   config.lock()
@@ -191,12 +191,12 @@ def test_the_experiment(tmp_path):
   assert {key: added[key] for key in result} == result
   matrix, moved = added["matrix"], added["transfer"]
   assert set(matrix["figures"]) == set(matrix["best"]) == {"plain", "efficient"}
-  assert [len(values) for row in matrix["figures"].values() for values in row] == [1] * 2
+  assert [len(values) for row in matrix["figures"].values() for values in row] == [1] * 4
   tasks = [
     json.loads(file.read_text())["task"]["name"]
     for file in sorted((tmp_path / "matrix").glob("*/*/config.json"))
   ]
-  assert tasks == ["distillation", "classification"]
+  assert tasks == ["distillation", "classification"] * 2
   assert (moved["data"], moved["figure"]) == ("cluttered_digits", "top1")
   assert [len(rows) for rows in moved["students"].values()] == [1, 1]
   saved = json.loads((tmp_path / "transfer/efficient_0_1/taught/config.json").read_text())
