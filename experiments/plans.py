@@ -61,6 +61,10 @@ PLANS = {
   ],
   "mnasfpn": [("configs/mnasfpn.py:coco", "v5e-16", [SCENES])],
   "spinenet": [("configs/spinenet.py:mask_rcnn,190", "v5p-256", [SCENES])],
+  "search": [
+    ("configs/search_mnasnet.py:imagenet", "v5e-16", []),
+    ("configs/search_spinenet.py:coco", "v5e-16", [SCENES]),
+  ],
 }
 
 

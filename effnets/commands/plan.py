@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from rich import console as rich_console
 
 from effnets import configuration, data, errors, models, pipelines, training, workdirs
 from effnets.parallel import programs, slices
+from effnets.search import planning
 
 FILE = "plan.json"
 
@@ -32,8 +33,8 @@ _LAYOUTS = (
 def plan(config: Any, workdir: str) -> None:
   """Compiles the training's own step for `config.plan.topology`, and tells what it costs.
 
-  Of a pipeline every stage is planned, or `config.plan.stage`. The tables go to the terminal, all
-  figures to `plan.json` in `workdir`.
+  Of a pipeline every stage is planned, or `config.plan.stage`; of a search one child, and all of
+  them together. The tables go to the terminal, all figures to `plan.json` in `workdir`.
 
   Raises: UserError for a slice, stage or data set that is none, a batch or mesh that does not go
     with the slice, or a missing compiler.
@@ -41,6 +42,7 @@ def plan(config: Any, workdir: str) -> None:
   configuration.check(config)
   where = slices.resolve(config.plan.topology)
   chosen = _stages(config)
+  counts = _children(config) if "search" in config else {}
   _before_jax(where)
   devices = where.devices()
   where = _counted(where, devices)
@@ -54,6 +56,8 @@ def plan(config: Any, workdir: str) -> None:
   for name, stage in chosen.items():
     with errors.context(f"stage {name}") if name else contextlib.nullcontext():
       found = _plan(stage, name, where, devices)
+    if counts:
+      found["search"] = searched(counts[name], found.get("recipe"))
     plans.append(found)
     console.print(_table(found))
   content = {
@@ -225,6 +229,16 @@ def recipe(steps: int, seconds: float, chips: int, fraction: float) -> dict[str,
   return {"fraction": fraction, "hours": hours, "chip_hours": hours * chips}
 
 
+def searched(children: int, one: Mapping[str, float] | None) -> dict[str, float]:
+  """Returns what `children` trainings take, one after the other; one: what `recipe` returned.
+
+  >>> searched(8000, recipe(3600, 0.5, 16, 0.5))
+  {'children': 8000, 'hours': 8000.0, 'chip_hours': 128000.0}
+  """
+  spent = {key: children * one[key] for key in ("hours", "chip_hours")} if one else {}
+  return {"children": children, **spent}
+
+
 def _memory(made: _Compiled, per_chip: int, where: slices.Slice) -> dict[str, float]:
   """Returns bytes of a chip's memory by what they hold."""
   abstract, facts = made.program.abstract, made.facts
@@ -313,12 +327,21 @@ def _largest_batch(
 
 
 def _stages(config: Any) -> dict[str, pipelines.Planned]:
-  stages, wanted = pipelines.planned(config), config.plan.stage
+  if "search" in config:
+    made = planning.children(config)
+    stages = {name: pipelines.Planned(each.config) for name, each in made.items()}
+  else:
+    stages = pipelines.planned(config)
+  wanted = config.plan.stage
   if not wanted:
     return stages
   if wanted not in stages:
     raise errors.unknown("config.plan.stage", wanted, "a stage", filter(None, stages))
   return {wanted: stages[wanted]}
+
+
+def _children(config: Any) -> dict[str, int]:
+  return {name: each.count for name, each in planning.children(config).items()}
 
 
 def _before_jax(where: slices.Slice) -> None:
@@ -390,6 +413,12 @@ def _table(found: dict[str, Any]) -> table.Table:
     )
   else:
     rows.append(("recipe", f"{found['steps']:,} steps"))
+  if "search" in found:
+    all_of_them = found["search"]
+    words = f"{all_of_them['children']:,} children"
+    if "chip_hours" in all_of_them:
+      words += f": {all_of_them['chip_hours']:,.0f} chip-hours"
+    rows.append(("search", words))
   rows.append(("compiled in", f"{found['compile_seconds']:.0f} s"))
   for layout in found.get("layouts", ()):
     changes = ", ".join(f"{k}={v}" for k, v in configuration.flatten(layout["changes"]).items())

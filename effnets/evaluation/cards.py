@@ -86,6 +86,9 @@ def plan_section(plans: Sequence[Part]) -> dict[str, Any]:
         speed = f"{roof['images_per_second_per_chip']:,.0f} {what}/s/chip ({roof['bound']})"
         spent = f"{plan['steps']:,} steps, {hours['hours']:,.1f} h, "
         spent += f"{hours['chip_hours']:,.0f} chip-hours at {hours['fraction']:.0%}"
+        if "search" in plan:
+          spent += f"; {plan['search']['children']:,} children, "
+          spent += f"{plan['search']['chip_hours']:,.0f} chip-hours"
       else:
         held, speed, spent = plan["reason"], "does not fit", ""
       rows.append([name, plan["topology"], held, speed, spent, sent])

@@ -135,6 +135,14 @@ def _teach(config: Any, akd: Any, named: dict[str, str]) -> None:
   training.teachers.configure(config, named, **settings)
 
 
+def searched(config: Any, teachers: Mapping[str, str]) -> ml_collections.ConfigDict:
+  """Returns the config of a search whose children learn from `teachers`, weights by name."""
+  made = _base(config)
+  if teachers:
+    _teach(made, config.akd, dict(teachers))
+  return made
+
+
 def train_teacher(config: Any, name: str, path: pathlib.Path) -> tuple[str, dict[str, float]]:
   """Returns the weights of a teacher, trained if none are named, and its test figures."""
   given = ml_collections.ConfigDict(config.akd.teachers[name].to_dict())
@@ -187,10 +195,8 @@ def run(
     (arm, seed): path / "searches" / f"{arm}_{seed}" for seed in wanted.seeds for arm in wanted.arms
   }
   for (arm, seed), folder in folders.items():
-    made = _base(config)
+    made = searched(config, {name: sources[name] for name in wanted.arms[arm]})
     made.seed = seed
-    if wanted.arms[arm]:
-      _teach(made, config.akd, {name: sources[name] for name in wanted.arms[arm]})
     say(f"search {arm}, seed {seed}")
     search(made.lock(), str(folder))
   students = _students(config, wanted, folders, sources, path)

@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from effnets import commands, configuration, errors, models, pipelines, training
-from effnets.commands.plan import recipe, roofline
+from effnets.commands.plan import recipe, roofline, searched
 from effnets.parallel import programs, slices
+from effnets.search import planning
 from effnets.training import assembly
 from tests.training import tiny
 
@@ -127,6 +128,41 @@ def test_every_stage_of_a_pipeline_has_its_step(tmp_path, monkeypatch):
   assert found["stage"] == "student_1"
   assert found["batch"] == {"labelled": 32, "unlabelled": 96, "per_chip": 16, "accumulate": 1}
   assert any("probabilities" in name for name, _ in _arguments(seen[0]))
+
+
+def test_a_search_is_as_many_trainings_as_it_has_children(tmp_path, monkeypatch, capsys):
+  config = configuration.load("configs/search_mnasnet.py:trials=12")
+  with config.unlocked():
+    config.plan.topology = "cpu:8"
+  monkeypatch.setattr(programs, "inspect", lambda lowered, where, **_: programs.Facts(True))
+  (found,) = _plan(config, tmp_path)
+  assert (found["model"], found["steps"]) == ("searched", 100)
+  # How long a CPU takes is not known.
+  assert found["search"] == {"children": 12} and "12 children" in capsys.readouterr().out
+  # 8,000 of MnasNet's took 64 devices four and a half days, 0.864 hours each.
+  one = {"fraction": 0.4, "hours": 4.5 * 24 / 8000, "chip_hours": 64 * 4.5 * 24 / 8000}
+  whole = searched(8000, one)
+  assert whole["hours"] == pytest.approx(108) and whole["chip_hours"] == pytest.approx(6912)
+
+
+def test_arms_of_a_search_by_teachers():
+  config = configuration.load("configs/akd.py:imagenet,seeds=2,trials=100")
+  made = planning.children(config)
+  assert {arm: each.count for arm, each in made.items()} == {"plain": 200, "teacher": 200}
+  tasks = {arm: each.config.task.name for arm, each in made.items()}
+  assert tasks == {"plain": "classification", "teacher": "distillation"}
+  # No child sees the test split.
+  assert made["plain"].config.data.split.test == config.data.split.validation
+  with pytest.raises(errors.UserError, match="teachers.efficient is yet to be trained; a plan"):
+    planning.children(configuration.load("configs/akd.py"))
+  for changes, words in (
+    ({"evaluator": {"name": "table"}}, "evaluator.name='table' trains nothing"),
+    ({"evaluator": {"name": "landscape"}}, "evaluator.name='landscape' trains nothing"),
+  ):
+    wrong = configuration.load("configs/search_mnasnet.py")
+    configuration.merge(wrong, {"search": changes}, key="the test")
+    with pytest.raises(errors.UserError, match=words):
+      planning.children(wrong)
 
 
 def _arguments(lowered):
