@@ -23,7 +23,7 @@ def stream(root: Key[Array, ""], name: str) -> Key[Array, ""]:
   return jax.random.fold_in(root, np.uint32(name_hash(name)))
 
 
-def example_keys(key: Key[Array, ""], positions: UInt32[Array, "b 2"]) -> Key[Array, "b"]:
+def example_keys(key: Key[Array, ""], positions: UInt32[Array, "b 2"]) -> Key[Array, " b"]:
   """Returns one key per example from its position, given as (high, low) 32-bit words.
 
   The position, not the example's identity, is folded in: a duplicated example gets new noise.

@@ -93,7 +93,7 @@ class AutoAugment:
     return "contrast_fixed" if fixed else name, value
 
   def __call__(
-    self, images: UInt8[Array, "b h w 3"], keys: Key[Array, "b"]
+    self, images: UInt8[Array, "b h w 3"], keys: Key[Array, " b"]
   ) -> UInt8[Array, "b h w 3"]:
     """Returns the augmented images; each depends on its own pixels and its own key only.
 
@@ -123,7 +123,7 @@ def flatten(
   return [*rows, ("identity", None)], probabilities
 
 
-def draw(keys: Key[Array, "b"], probabilities: Float[np.ndarray, "s n"]) -> switch.Draws:
+def draw(keys: Key[Array, " b"], probabilities: Float[np.ndarray, "s n"]) -> switch.Draws:
   """Returns the choices for sub-policies whose operations have these probabilities, shape (s, n).
 
   `index` counts the rows of `flatten`: that of the drawn sub-policy's operation, or the last row

@@ -39,7 +39,7 @@ class Scene(NamedTuple):
 
   pixels: UInt32[Array, "h w"]
   boxes: Boxes
-  valid: Bool[Array, "n"]
+  valid: Bool[Array, " n"]
 
 
 class Inputs(NamedTuple):
@@ -67,12 +67,12 @@ class Operation(NamedTuple):
 def move(
   name: str,
   boxes: Boxes,
-  valid: Bool[Array, "n"],
+  valid: Bool[Array, " n"],
   values: Float[Array, "2"],
   size: tuple[int, int],
   *,
   rule: str = "published",
-) -> tuple[Boxes, Bool[Array, "n"]]:
+) -> tuple[Boxes, Bool[Array, " n"]]:
   """Returns the boxes of one picture, and which are valid, after a geometric operation on it.
 
   Args:
@@ -242,7 +242,7 @@ OPERATIONS: dict[str, Operation] = _operations()
 
 
 def flip(
-  boxes: Float[Array, "b n 4"], valid: Bool[Array, "b n"], keys: Key[Array, "b"], *, width: int
+  boxes: Float[Array, "b n 4"], valid: Bool[Array, "b n"], keys: Key[Array, " b"], *, width: int
 ) -> Float[Array, "b n 4"]:
   """Returns the boxes of pictures of `width` as `crops.flip` mirrors these with the same keys."""
   y0, x0, y1, x1 = jnp.moveaxis(boxes, -1, 0)

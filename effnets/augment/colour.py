@@ -9,7 +9,7 @@ from jaxtyping import Array, Key, UInt8
 
 def recolour(
   images: UInt8[Array, "b h w 3"],
-  keys: Key[Array, "b"],
+  keys: Key[Array, " b"],
   *,
   brightness: float = 32.0,
   saturation: Sequence[float] = (0.5, 1.5),

@@ -18,7 +18,7 @@ def _check(images, keys) -> None:
     )
 
 
-def flip(images: UInt8[Array, "b h w c"], keys: Key[Array, "b"]) -> UInt8[Array, "b h w c"]:
+def flip(images: UInt8[Array, "b h w c"], keys: Key[Array, " b"]) -> UInt8[Array, "b h w c"]:
   """Returns each image mirrored left to right with probability one half; any dtype.
 
   Raises: ValueError unless there is one key per image.
@@ -28,14 +28,14 @@ def flip(images: UInt8[Array, "b h w c"], keys: Key[Array, "b"]) -> UInt8[Array,
   return jnp.where(mirrored(keys)[:, None, None, None], images[:, :, ::-1], images)
 
 
-def mirrored(keys: Key[Array, "b"]) -> Bool[Array, "b"]:
+def mirrored(keys: Key[Array, " b"]) -> Bool[Array, " b"]:
   """Returns which images `flip` mirrors with these keys."""
   return jax.vmap(jax.random.bernoulli)(keys)
 
 
 def shift(
   images: UInt8[Array, "b h w c"],
-  keys: Key[Array, "b"],
+  keys: Key[Array, " b"],
   *,
   pixels: int = 4,
   mode: str = "constant",
@@ -80,7 +80,7 @@ def shift(
 
 def random_resized_crop(
   images: UInt8[Array, "b h w c"],
-  keys: Key[Array, "b"],
+  keys: Key[Array, " b"],
   *,
   size: int | None = None,
   area: Sequence[float] = (0.08, 1.0),

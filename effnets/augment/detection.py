@@ -140,7 +140,7 @@ class AutoAugment(_Constants):
     images: UInt8[Array, "b h w 3"],
     boxes: Float[Array, "b n 4"],
     valid: Bool[Array, "b n"],
-    keys: Key[Array, "b"],
+    keys: Key[Array, " b"],
   ) -> Batch:
     """Returns images, boxes and valid; each example depends on itself and its key only.
 
@@ -200,7 +200,7 @@ class RandAugment(_Constants):
     images: UInt8[Array, "b h w 3"],
     boxes: Float[Array, "b n 4"],
     valid: Bool[Array, "b n"],
-    keys: Key[Array, "b"],
+    keys: Key[Array, " b"],
   ) -> Batch:
     """Returns images, boxes and valid; each example depends on itself and its key only.
 

@@ -21,7 +21,7 @@ def _paint(images, windows, paint):
 
 
 def cutout(
-  images: UInt8[Array, "b h w c"], keys: Key[Array, "b"], *, size: int, fill: Fill = ops.FILL
+  images: UInt8[Array, "b h w c"], keys: Key[Array, " b"], *, size: int, fill: Fill = ops.FILL
 ) -> UInt8[Array, "b h w c"]:
   """Returns each image with one square painted over, any dtype.
 
@@ -47,7 +47,7 @@ def cutout(
 
 def random_erasing(
   images: UInt8[Array, "b h w c"],
-  keys: Key[Array, "b"],
+  keys: Key[Array, " b"],
   *,
   probability: float = 0.5,
   area: Sequence[float] = (0.02, 0.4),

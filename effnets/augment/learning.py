@@ -34,7 +34,7 @@ class Learned:
   def sample(
     self,
     images: UInt8[Array, "b h w 3"],
-    keys: Key[Array, "b"],
+    keys: Key[Array, " b"],
     probabilities: Float[Array, "n k"],
   ) -> UInt8[Array, "b h w 3"]:
     """Returns the images after operations drawn by `probabilities`.
@@ -49,7 +49,7 @@ class Learned:
   def distort(
     self,
     images: UInt8[Array, "b h w 3"],
-    keys: Key[Array, "b"],
+    keys: Key[Array, " b"],
     probabilities: Float[Array, "n k"],
   ) -> Float[Array, "b h w 3"]:
     """Returns what `sample` does, as float32 with a gradient in `probabilities`.
@@ -79,7 +79,7 @@ class Learned:
     return images.astype(jnp.float32) + total
 
 
-def draw(keys: Key[Array, "b"], probabilities: Float[Array, "n k"]) -> switch.Draws:
+def draw(keys: Key[Array, " b"], probabilities: Float[Array, "n k"]) -> switch.Draws:
   """Returns one operation per layer, of each row of `probabilities`, from each example's own key.
 
   With equal probabilities it is not what `randaugment.draw` draws with the same keys, but as often.

@@ -33,7 +33,7 @@ def smooth_one_hot(
 def mixup(
   images: Float[Array, "b h w c"],
   targets: Float[Array, "b k"],
-  keys: Key[Array, "b"],
+  keys: Key[Array, " b"],
   *,
   alpha: float,
   group: int | None = None,
@@ -78,7 +78,7 @@ def mixup(
 def cutmix(
   images: Float[Array, "b h w c"],
   targets: Float[Array, "b k"],
-  keys: Key[Array, "b"],
+  keys: Key[Array, " b"],
   *,
   alpha: float,
   probability: float = 1.0,
@@ -138,7 +138,7 @@ def cutmix(
 def mix(
   images: Float[Array, "b h w c"],
   targets: Float[Array, "b k"],
-  keys: Mapping[str, Key[Array, "b"]],
+  keys: Mapping[str, Key[Array, " b"]],
   *,
   mixup_alpha: float = 0.0,
   cutmix_alpha: float = 0.0,
@@ -180,7 +180,7 @@ def _partners(values: Float[Array, "b ..."], group: int) -> Float[Array, "b ..."
   return values.reshape(-1, group, *values.shape[1:])[:, ::-1].reshape(values.shape)
 
 
-def _log_odds(keys: Key[Array, "b"], alpha: float) -> Float[Array, "b"]:
+def _log_odds(keys: Key[Array, " b"], alpha: float) -> Float[Array, " b"]:
   """Returns log(m / (1 - m)) of one m ~ Beta(alpha, alpha) for each key.
 
   m is g / (g + g') of two Gamma(alpha) variables; their logarithms stay finite where a small alpha

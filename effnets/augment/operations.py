@@ -370,7 +370,7 @@ def values(name: str, argument: float | Float[Array, "*b"] | None) -> Float[Arra
 def apply(
   name: str,
   images: UInt8[Array, "b h w 3"],
-  argument: float | Float[Array, "b"] | None = None,
+  argument: float | Float[Array, " b"] | None = None,
   fill: int | Sequence[int] = FILL,
   *,
   centres: Int[Array, "b 2"] | None = None,

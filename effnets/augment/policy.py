@@ -12,7 +12,7 @@ from effnets import errors, streams
 from effnets.augment import autoaugment, colour, crops, erasing, randaugment
 from effnets.augment import settings as checks
 
-Policy = Callable[[UInt8[Array, "b h w 3"], Key[Array, "b"]], UInt8[Array, "b h w 3"]]
+Policy = Callable[[UInt8[Array, "b h w 3"], Key[Array, " b"]], UInt8[Array, "b h w 3"]]
 
 DEFAULTS: dict[str, Any] = {
   "crop": None,  # or {"area": (0.08, 1.0), "aspect": (0.75, 1.333)}: random resized crop

@@ -127,7 +127,7 @@ class RandAugment:
     return rows
 
   def __call__(
-    self, images: UInt8[Array, "b h w 3"], keys: Key[Array, "b"]
+    self, images: UInt8[Array, "b h w 3"], keys: Key[Array, " b"]
   ) -> UInt8[Array, "b h w 3"]:
     """Returns the augmented images; each depends on its own pixels and its own key only.
 
@@ -139,7 +139,7 @@ class RandAugment:
     return switch.images(images, draws, rows, fill=self.fill, execution=self.execution)
 
 
-def draw(keys: Key[Array, "b"], layers: int, choices: int) -> switch.Draws:
+def draw(keys: Key[Array, " b"], layers: int, choices: int) -> switch.Draws:
   """Returns the choices for `layers` operations out of `choices`, each row from its own key."""
   words = switch.words(keys, (layers, 4))
   return switch.Draws(

@@ -47,7 +47,7 @@ class Table(NamedTuple):
   """
 
   names: tuple[str, ...]
-  branch: Int[np.ndarray, "k"]
+  branch: Int[np.ndarray, " k"]
   values: Float[np.ndarray, "k 2"]
   signed: Bool[np.ndarray, "k 2"]
 
@@ -83,7 +83,7 @@ def table(rows: Sequence[tuple[str, float | None]], signed: Callable[[str], bool
   )
 
 
-def words(keys: Key[Array, "b"], shape: tuple[int, ...]) -> UInt32[Array, "b ..."]:
+def words(keys: Key[Array, " b"], shape: tuple[int, ...]) -> UInt32[Array, "b ..."]:
   """Returns random words of `shape` for each example, from its own key."""
   return jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint32))(keys)
 

@@ -28,7 +28,7 @@ class Likeliest:
 
 
 def best(
-  logits: Float[np.ndarray, "k"],
+  logits: Float[np.ndarray, " k"],
   names: tuple[str, ...],
   count: int = _BEST,
   *,

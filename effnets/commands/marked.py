@@ -23,8 +23,8 @@ SHOWN = 0.4
 def draw(
   picture: UInt8[np.ndarray, "h w 3"],
   boxes: Float[np.ndarray, "k 4"],
-  scores: Float[np.ndarray, "k"],
-  classes: Int[np.ndarray, "k"],
+  scores: Float[np.ndarray, " k"],
+  classes: Int[np.ndarray, " k"],
   *,
   names: Sequence[str],
   least: float,

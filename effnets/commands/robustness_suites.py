@@ -21,13 +21,13 @@ from effnets.ops import attacks
 class Judged:
   """A model's answers. index: which examples. confidence: the largest probability."""
 
-  index: Int[np.ndarray, "n"]
-  label: Int[np.ndarray, "n"]
-  predicted: Int[np.ndarray, "n"]
-  confidence: Float[np.ndarray, "n"]
+  index: Int[np.ndarray, " n"]
+  label: Int[np.ndarray, " n"]
+  predicted: Int[np.ndarray, " n"]
+  confidence: Float[np.ndarray, " n"]
 
   @property
-  def correct(self) -> Bool[np.ndarray, "n"]:
+  def correct(self) -> Bool[np.ndarray, " n"]:
     """Whether the answer is the label."""
     return self.predicted == self.label
 

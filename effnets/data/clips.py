@@ -163,7 +163,7 @@ class Clips:
       found["targets"] = self._targets(example, spans[0])
     return found
 
-  def _spans(self, length: int, rng: np.random.Generator | None) -> list[Float[np.ndarray, "t"]]:
+  def _spans(self, length: int, rng: np.random.Generator | None) -> list[Float[np.ndarray, " t"]]:
     """Returns the places in the film, in frames, of each clip's frames."""
     stride, steps = float(self.stride), np.arange(self.frames)
     if rng is None:
@@ -175,7 +175,7 @@ class Clips:
     room = max(0.0, length - 1 - (self.frames - 1) * stride)
     return [np.floor(first * (np.floor(room) + 1)) + steps * stride]
 
-  def _inside(self, film: Film, places: Float[np.ndarray, "t"]) -> Int[np.ndarray, "t"]:
+  def _inside(self, film: Film, places: Float[np.ndarray, " t"]) -> Int[np.ndarray, " t"]:
     """Returns numbers of frames that the film has."""
     numbers = np.floor(places + 1e-6).astype(np.int64)
     needed = int(numbers[-1]) + 1
@@ -216,8 +216,8 @@ class Clips:
     return clip, levels(found, self.bound)
 
   def _targets(
-    self, example: sources.Example, places: Float[np.ndarray, "t"]
-  ) -> Float[np.ndarray, "k"]:
+    self, example: sources.Example, places: Float[np.ndarray, " t"]
+  ) -> Float[np.ndarray, " k"]:
     if not (self.training and self.labels == "clip" and "actions" in example):
       return np.asarray(example["targets"], np.float32)
     rate = example["film"].rate

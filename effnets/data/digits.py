@@ -39,7 +39,7 @@ class Digits:
   class_names = tuple(str(digit) for digit in range(_CLASSES))
   image_size = 32
 
-  def __init__(self, name: str, indices: Int[np.ndarray, "n"], *, hidden: bool = False):
+  def __init__(self, name: str, indices: Int[np.ndarray, " n"], *, hidden: bool = False):
     """Holds the examples `indices`; `hidden` gives every label as -1."""
     self.name = name
     self.indices = indices
@@ -88,13 +88,13 @@ def open_split(
 
 
 @functools.cache
-def _load() -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int[np.ndarray, "n"]]:
+def _load() -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int[np.ndarray, " n"]]:
   grey = enlarge(levels())
   return np.repeat(grey[..., None], 3, -1), datasets.load_digits().target.astype(np.int32)
 
 
 @functools.cache
-def _orders() -> tuple[Int[np.ndarray, "n"], ...]:
+def _orders() -> tuple[Int[np.ndarray, " n"], ...]:
   """Returns, per class, its rows in the fixed random order that the splits are cut from."""
   labels = _load()[1]
   order = np.argsort(draws.generator(0, "digits/splits", 0).random(len(labels)), kind="stable")

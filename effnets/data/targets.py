@@ -30,10 +30,10 @@ class Targets:
   task: str
   labels: tuple[str, ...]
   logits: Float32[np.ndarray, "n k"]
-  digests: UInt64[np.ndarray, "n"]
+  digests: UInt64[np.ndarray, " n"]
   provenance: Mapping[str, Any]
 
-  def of(self, task: glue.Task, digests: UInt64[np.ndarray, "m"], name: str) -> np.ndarray:
+  def of(self, task: glue.Task, digests: UInt64[np.ndarray, " m"], name: str) -> np.ndarray:
     """Returns the outputs for examples of a task, float32 (m, k), by their digests.
 
     name: of the examples, for messages.

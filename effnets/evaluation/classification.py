@@ -14,7 +14,7 @@ CLASSIFICATION_FIGURES = (
 
 
 def classification(
-  logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"], *, bins: int = 15
+  logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], *, bins: int = 15
 ) -> dict[str, float]:
   """Returns figures over all n examples, all as fractions but the last three.
 
@@ -49,7 +49,7 @@ def classification(
 
 
 def calibration_error(
-  confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"], *, bins: int = 15
+  confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, bins: int = 15
 ) -> float:
   """Returns the expected calibration error: |confidence - accuracy| weighted by bin size.
 

@@ -155,7 +155,7 @@ def _indexed(truth: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]])
 def pasted(
   masks: Float[np.ndarray, "k s s"],
   boxes: Float[np.ndarray, "k 4"],
-  valid: Bool[np.ndarray, "k"],
+  valid: Bool[np.ndarray, " k"],
   *,
   height: int,
   width: int,

@@ -34,8 +34,8 @@ class FewShot:
 
 
 def draw(
-  labels: Int[np.ndarray, "n"], shots: int, num_classes: int, *, rng: np.random.Generator
-) -> Int[np.ndarray, "m"]:
+  labels: Int[np.ndarray, " n"], shots: int, num_classes: int, *, rng: np.random.Generator
+) -> Int[np.ndarray, " m"]:
   """Returns the rows of `shots` examples of each class, class by class, none twice.
 
   Raises: ValueError if a class has fewer.
@@ -51,7 +51,7 @@ def draw(
 
 def ridge(
   features: Float[np.ndarray, "m d"],
-  labels: Int[np.ndarray, "m"],
+  labels: Int[np.ndarray, " m"],
   queries: Sequence[Float[np.ndarray, "q d"]],
   num_classes: int,
   *,
@@ -82,9 +82,9 @@ def ridge(
 
 
 def few_shot_accuracy(
-  train: tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "n"]],
-  validation: tuple[Float[np.ndarray, "v d"], Int[np.ndarray, "v"]],
-  test: tuple[Float[np.ndarray, "q d"], Int[np.ndarray, "q"]],
+  train: tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"]],
+  validation: tuple[Float[np.ndarray, "v d"], Int[np.ndarray, " v"]],
+  test: tuple[Float[np.ndarray, "q d"], Int[np.ndarray, " q"]],
   num_classes: int,
   *,
   shots: int,

@@ -25,7 +25,7 @@ def coverage(windows: Windows, image_size: int) -> Float[np.ndarray, "n t"]:
   return shares
 
 
-def diversity(windows: Windows, image_size: int) -> Float[np.ndarray, "n"]:
+def diversity(windows: Windows, image_size: int) -> Float[np.ndarray, " n"]:
   """Returns the mean distance of two glimpses, the picture's half side being 1; 0 for one glimpse.
 
   >>> diversity(np.array([[[0, 0, 2], [3, 4, 2]]]), 10).tolist()

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 
-def accuracy(found: Int[np.ndarray, "n"], truth: Int[np.ndarray, "n"]) -> float:
+def accuracy(found: Int[np.ndarray, " n"], truth: Int[np.ndarray, " n"]) -> float:
   """Returns the share of equal ones."""
   return float(np.mean(np.asarray(found) == np.asarray(truth)))
 
 
-def f1(found: Int[np.ndarray, "n"], truth: Int[np.ndarray, "n"]) -> float:
+def f1(found: Int[np.ndarray, " n"], truth: Int[np.ndarray, " n"]) -> float:
   """Returns the harmonic mean of precision and recall of class 1; 0 without any hit.
 
   The scorer in BAM's code counts recall otherwise, wrongly.
@@ -30,7 +30,7 @@ def f1(found: Int[np.ndarray, "n"], truth: Int[np.ndarray, "n"]) -> float:
   return float(both / total) if total else 0.0
 
 
-def matthews(found: Int[np.ndarray, "n"], truth: Int[np.ndarray, "n"]) -> float:
+def matthews(found: Int[np.ndarray, " n"], truth: Int[np.ndarray, " n"]) -> float:
   """Returns the Matthews correlation of classes, of more than two as Gorodkin has it.
 
   0 if predictions or truth are all of one class.
@@ -45,18 +45,18 @@ def matthews(found: Int[np.ndarray, "n"], truth: Int[np.ndarray, "n"]) -> float:
   return _correlation(ours - ours.mean(0), theirs - theirs.mean(0))
 
 
-def pearson(found: Float[np.ndarray, "n"], truth: Float[np.ndarray, "n"]) -> float:
+def pearson(found: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"]) -> float:
   """Returns the linear correlation; 0 if one of them is constant."""
   found, truth = np.asarray(found, np.float64), np.asarray(truth, np.float64)
   return _correlation(found - found.mean(), truth - truth.mean())
 
 
-def spearman(found: Float[np.ndarray, "n"], truth: Float[np.ndarray, "n"]) -> float:
+def spearman(found: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"]) -> float:
   """Returns the correlation of ranks, equal values sharing the mean of theirs."""
   return pearson(ranks(found), ranks(truth))
 
 
-def ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
   """Returns the rank of every value from 1, the mean rank of equal ones.
 
   >>> ranks(np.array([0.5, 2.0, 0.5])).tolist()

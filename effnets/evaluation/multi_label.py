@@ -8,7 +8,7 @@ MULTI_LABEL_FIGURES = ("map", "weighted_map", "cross_entropy", "examples")
 
 def average_precisions(
   scores: Float[np.ndarray, "n k"], targets: Float[np.ndarray, "n k"]
-) -> Float[np.ndarray, "k"]:
+) -> Float[np.ndarray, " k"]:
   """Returns each class's average precision, NaN where no example is of it.
 
   The mean, over a class's examples, of the precision at each one's place in the order of falling

@@ -158,7 +158,7 @@ def i3d_features(
 
 def cosine(
   variables: Mapping[str, Any], a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
   """Returns the cosine of VGG16's features of pictures in [0, 1], see `vgg.cosine`."""
   module = vgg.VGG16()
   return vgg.cosine(module.apply(variables, a), module.apply(variables, b))

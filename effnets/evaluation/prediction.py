@@ -54,9 +54,9 @@ def frechet(real: Float[np.ndarray, "n d"], made: Float[np.ndarray, "m d"]) -> f
 
 
 def frechet_normal(
-  mean: Float[np.ndarray, "d"],
+  mean: Float[np.ndarray, " d"],
   covariance: Float[np.ndarray, "d d"],
-  other_mean: Float[np.ndarray, "d"],
+  other_mean: Float[np.ndarray, " d"],
   other_covariance: Float[np.ndarray, "d d"],
 ) -> float:
   """Returns |m - n|^2 + tr(C + D - 2 (C D)^(1/2)) of two normal distributions.

@@ -128,7 +128,7 @@ def flip_probability(
 
 def top5_distance(
   logits: Float[np.ndarray, "n t k"], *, noise: bool, difficulty: int = 1
-) -> Float[np.ndarray, "n"]:
+) -> Float[np.ndarray, " n"]:
   """Returns per sequence how much the order of the five likeliest classes changes, not normalised.
 
   For two frames it is the sum over the reference's ranks i = 1..5 of |H(i) - H(s(i))|, s(i) the new
@@ -152,7 +152,7 @@ def ratios(values: Mapping[str, float], reference: Mapping[str, float]) -> dict[
 
 
 def rms_calibration_error(
-  confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"], *, size: int = 100
+  confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"], *, size: int = 100
 ) -> float:
   """Returns the root mean square of confidence - accuracy over bins of `size` examples.
 
@@ -166,7 +166,7 @@ def rms_calibration_error(
   )
 
 
-def aurra(confidence: Float[np.ndarray, "n"], correct: Bool[np.ndarray, "n"]) -> float:
+def aurra(confidence: Float[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]) -> float:
   """Returns the mean over k of the accuracy among the k most confident examples."""
   hits = np.asarray(correct, np.float64)[np.argsort(-np.asarray(confidence), kind="stable")]
   return float(np.mean(np.cumsum(hits) / np.arange(1, len(hits) + 1)))

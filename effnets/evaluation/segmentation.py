@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 SEGMENTATION_FIGURES = ("miou", "pixel_accuracy")
 
 
-def iou(counts: Int[np.ndarray, "k k"]) -> Float[np.ndarray, "k"]:
+def iou(counts: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
   """Returns each class's intersection over union, NaN for one that neither occurs nor was seen.
 
   >>> iou(np.array([[50, 2, 3], [4, 30, 1], [0, 5, 5]])).round(6).tolist()

@@ -49,7 +49,7 @@ def average_precision(
   return (float(np.mean(there)) if there else float("nan")), per_class
 
 
-def summed(hits: Bool[np.ndarray, "n"], count: int, *, rule: str = "area") -> float:
+def summed(hits: Bool[np.ndarray, " n"], count: int, *, rule: str = "area") -> float:
   """Returns the AP of detections in falling order of score; NaN if there are no objects.
 
   hits: which found an object. count: objects there are.
@@ -102,7 +102,7 @@ def _hits(objects, detections, overlap: float, offset: float) -> tuple[np.ndarra
 
 def _iou(
   box: Float[np.ndarray, "4"], boxes: Float[np.ndarray, "n 4"], offset: float
-) -> Float[np.ndarray, "n"]:
+) -> Float[np.ndarray, " n"]:
   first = np.maximum(box[:2], boxes[:, :2])
   last = np.minimum(box[:2] + box[2:], boxes[:, :2] + boxes[:, 2:])
   shared = np.prod(np.maximum(last - first + offset, 0), 1)

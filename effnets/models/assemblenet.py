@@ -34,7 +34,7 @@ FLOWS = ("layer", "given")
 POOLS = ("mean", "softmax")
 REMAT = ("none", "block")
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 
 class AssembleNet(common.Common, kw_only=True):
@@ -198,7 +198,7 @@ class AssembleNet(common.Common, kw_only=True):
 
 def masks(
   graph: graphs.Assembly, kept: graphs.Assembly | tuple[graphs.Edge, ...]
-) -> dict[str, dict[str, Float[Array, "n"]]]:
+) -> dict[str, dict[str, Float[Array, " n"]]]:
   """Returns the collection `graph` of a masked network in which only some edges are left.
 
   kept: edges of `graph`, or a graph with the same nodes. An edge into a node of one input stays.

@@ -130,7 +130,7 @@ class Group(_Layers):
   kept: tuple[bool, ...] = ()
   remat: bool = False
 
-  def _edge_weights(self) -> Float[Array, "n"]:
+  def _edge_weights(self) -> Float[Array, " n"]:
     count = len(self.node.inputs)
     if self.weights:
       found = jnp.asarray(self.weights, jnp.float32)

@@ -21,7 +21,7 @@ from effnets import errors, ops
 from effnets.models import common, layers, network, registry
 from effnets.ops import glimpses
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 
 class Bottleneck(nn.Module):

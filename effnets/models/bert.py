@@ -34,7 +34,7 @@ DTYPES = ("float32", "bfloat16")
 COUNTED_TOKENS = 128
 """Length of the text for which multiply-adds are told."""
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 
 class Norm(nn.Module):
@@ -153,7 +153,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b s d"], mask: Int[Array, "b s"], keys: Key[Array, "b"] | None
+    self, x: Float[Array, "b s d"], mask: Int[Array, "b s"], keys: Key[Array, " b"] | None
   ) -> Float[Array, "b s d"]:
     width = x.shape[-1]
     dense = functools.partial(Dense, start=initialize.Truncated(self.std))
@@ -172,14 +172,14 @@ class Block(nn.Module):
     return Norm(self.epsilon, name="project_norm")(x + _dropped(inner, keys, 2, self.dropout_rate))
 
 
-def _dropped(x: Array, keys: Key[Array, "b"] | None, place: int, rate: float) -> Array:
+def _dropped(x: Array, keys: Key[Array, " b"] | None, place: int, rate: float) -> Array:
   """Returns `x` after dropout. place: tells the draws of one layer apart."""
   if keys is None or not rate:
     return x
   return layers.dropout(x, _folded(keys, place), rate)
 
 
-def _folded(keys: Key[Array, "b"], place: int) -> Key[Array, "b"]:
+def _folded(keys: Key[Array, " b"], place: int) -> Key[Array, " b"]:
   return jax.vmap(lambda key: jax.random.fold_in(key, place))(keys)
 
 

@@ -53,7 +53,7 @@ class Block(nn.Module):
     self,
     x: Float[Array, "b h w c"],
     train: bool = False,
-    noise: Float[Array, "b *d"] | None = None,
+    noise: Float[Array, " b *d"] | None = None,
   ) -> Float[Array, "b h2 w2 o"]:
     """Returns the block's output; noise: `draws` numbers in [0, 1) per example, None for none."""
     return self.ends(x, train, noise)[0]
@@ -102,7 +102,7 @@ class MBConv(Block):
     self,
     x: Float[Array, "b h w c"],
     train: bool = False,
-    noise: Float[Array, "b"] | None = None,
+    noise: Float[Array, " b"] | None = None,
   ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
     """Returns the output; `expand` and `depthwise`, activated, the latter before the squeeze."""
     row, inputs, inner = self.row, x.shape[-1], {}
@@ -141,7 +141,7 @@ class Convolution(Block):
     self,
     x: Float[Array, "b h w c"],
     train: bool = False,
-    noise: Float[Array, "b"] | None = None,
+    noise: Float[Array, " b"] | None = None,
   ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
     """Returns the output and `spatial`, activated."""
     row = self.row
@@ -162,7 +162,7 @@ class Separable(Block):
     self,
     x: Float[Array, "b h w c"],
     train: bool = False,
-    noise: Float[Array, "b"] | None = None,
+    noise: Float[Array, " b"] | None = None,
   ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
     """Returns the output and `depthwise`; noise is not used."""
     y = self._depthwise(x, train)
@@ -183,7 +183,7 @@ class Bottleneck(Block):
     self,
     x: Float[Array, "b h w c"],
     train: bool = False,
-    noise: Float[Array, "b"] | None = None,
+    noise: Float[Array, " b"] | None = None,
   ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
     """Returns the output and `spatial`, activated."""
     row = self.row
@@ -215,7 +215,7 @@ class PreActivated(Block):
     self,
     x: Float[Array, "b h w c"],
     train: bool = False,
-    noise: Float[Array, "b"] | None = None,
+    noise: Float[Array, " b"] | None = None,
   ) -> tuple[Float[Array, "b h2 w2 o"], _Inner]:
     """Returns the output and `spatial`, activated."""
     row = self.row

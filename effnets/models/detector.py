@@ -23,7 +23,7 @@ from effnets.models import (
   scale_permuted,
 )
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 PYRAMIDS = (*pyramids.GRAPHS, "mnasfpn", "retinanet", "none")
 

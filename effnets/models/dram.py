@@ -21,7 +21,7 @@ from effnets import errors, ops
 from effnets.models import bagnet, common, initialize, layers, registry
 from effnets.ops import glimpses as looks
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 _CHANNELS = 5  # three colours and two coordinates
 
 
@@ -161,7 +161,7 @@ class DRAM(common.Common, kw_only=True):
     images: Float[Array, "b h h 3"],
     *,
     count: int = 0,
-    keys: Key[Array, "b"] | None = None,
+    keys: Key[Array, " b"] | None = None,
     train: bool = False,
   ) -> dict[str, Array]:
     """Returns what it looks at, and what it finds there.

@@ -331,7 +331,7 @@ class BatchNorm(nn.Module):
     )
 
 
-def _spread_parts(parts: tuple[int, ...], shards: int, rows: int) -> Int[np.ndarray, "rows"]:
+def _spread_parts(parts: tuple[int, ...], shards: int, rows: int) -> Int[np.ndarray, " rows"]:
   """Returns the set of each row of moments.
 
   >>> _spread_parts((0, 1), 2, 8).tolist()
@@ -497,7 +497,7 @@ class SqueezeExcite(nn.Module):
 
 
 def path_noise(
-  keys: Key[Array, "b"], count: int, shape: tuple[int, ...] = ()
+  keys: Key[Array, " b"], count: int, shape: tuple[int, ...] = ()
 ) -> Float[Array, "b n *d"]:
   """Returns numbers in [0, 1) per example and block, from example's key and block's index.
 
@@ -512,8 +512,8 @@ def path_noise(
 
 
 def stochastic_depth(
-  x: Float[Array, "b *s"], noise: Float[Array, "b"], rate: float
-) -> Float[Array, "b *s"]:
+  x: Float[Array, " b *s"], noise: Float[Array, " b"], rate: float
+) -> Float[Array, " b *s"]:
   """Returns `x` with each example dropped where `noise < rate` and else divided by 1 - rate.
 
   Args: x: a residual branch. noise: uniform in [0, 1). rate: probability of dropping, in [0, 1).
@@ -522,7 +522,7 @@ def stochastic_depth(
   return x * kept.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
 
 
-def dropout(x: Float[Array, "b *s"], keys: Key[Array, "b"], rate: float) -> Float[Array, "b *s"]:
+def dropout(x: Float[Array, " b *s"], keys: Key[Array, " b"], rate: float) -> Float[Array, " b *s"]:
   """Returns `x` with units dropped with probability `rate` in [0, 1), the rest over 1 - rate."""
 
   def draw(key) -> Bool[Array, "*s"]:

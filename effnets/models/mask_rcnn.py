@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Key
 from effnets import errors, ops
 from effnets.models import bodies, detector, heads, initialize, layers, network, pyramids
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 _Levels = Sequence[Float[Array, "b _h _w _c"]]
 
 Regions = Callable[

@@ -15,7 +15,7 @@ REMAT = ("none", "norm", "block")
 DTYPES = ("float32", "bfloat16")
 PADDINGS = ("SAME", "SYMMETRIC")
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 
 class Network(common.Common, kw_only=True):

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 from effnets import errors, ops
 from effnets.models import bodies, registry, saccader
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 
 class PatchClassifier(nn.Module):

@@ -330,7 +330,7 @@ class _Fusion(nn.Module):
 
 
 def fuse(
-  parts: Sequence[Float[Array, "b h w c"]], edges: Float[Array, "n *c"], fusion: str
+  parts: Sequence[Float[Array, "b h w c"]], edges: Float[Array, " n *c"], fusion: str
 ) -> Float[Array, "b h w c"]:
   """Returns the weighted sum of `parts`, by one of the rules of `Style` that has weights."""
   if fusion.endswith("softmax"):

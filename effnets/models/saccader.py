@@ -39,7 +39,7 @@ POLICIES = (
 DRAWN = ("sampled", "random")
 """Those of `POLICIES` that need a key for each example."""
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 
 class Saccader(common.Common, kw_only=True):
@@ -134,7 +134,7 @@ class Saccader(common.Common, kw_only=True):
     *,
     count: int = 0,
     policy: str = "",
-    keys: Key[Array, "b"] | None = None,
+    keys: Key[Array, " b"] | None = None,
     train: bool = False,
   ) -> dict[str, Array]:
     """Returns what it looks at, and what it finds there.
@@ -172,7 +172,7 @@ class Saccader(common.Common, kw_only=True):
     *,
     count: int,
     policy: str = "",
-    keys: Key[Array, "b"] | None = None,
+    keys: Key[Array, " b"] | None = None,
   ) -> tuple[Int[Array, "b t"], Float[Array, "b t n"]]:
     """Returns the places that a policy chooses, and the cell's location logits on that way.
 
@@ -217,7 +217,7 @@ class Cell(nn.Module):
   width: int
 
   @nn.compact
-  def __call__(self) -> Float[Array, "d"]:
+  def __call__(self) -> Float[Array, " d"]:
     """Returns the vector."""
     start = initialize.kernel_start("glorot", (1, 1, self.width, 1))
     return initialize.parameter(self, "kernel", start, (self.width, 1))[:, 0]

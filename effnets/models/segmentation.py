@@ -33,7 +33,7 @@ from effnets.models.segmentation_heads import (
 )
 from effnets.ops import resampling
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 
 class Segmenter(bodies.Whole):

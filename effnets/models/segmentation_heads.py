@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from effnets.models import initialize, layers
 from effnets.ops import resampling
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 HEADS = ("lraspp", "raspp", "deeplabv3", "deeplabv3plus", "tower", "transposed")
 

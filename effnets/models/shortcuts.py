@@ -44,8 +44,8 @@ def averaged(x: Float[Array, "b h w c"], stride: int, channels: int) -> Float[Ar
 
 @jax.custom_jvp
 def weigh(
-  x: Float[Array, "b *s"], forward: Float[Array, "b"], backward: Float[Array, "b"]
-) -> Float[Array, "b *s"]:
+  x: Float[Array, " b *s"], forward: Float[Array, " b"], backward: Float[Array, " b"]
+) -> Float[Array, " b *s"]:
   """Returns each example times its `forward`; its gradient is taken times `backward` instead.
 
   The factors themselves have no gradient.
@@ -65,8 +65,8 @@ def _rows(factors: Array, x: Array) -> Array:
 
 
 def shake(
-  branches: Sequence[Float[Array, "b *s"]], noise: Float[Array, "b 2n"] | None
-) -> Float[Array, "b *s"]:
+  branches: Sequence[Float[Array, " b *s"]], noise: Float[Array, "b 2n"] | None
+) -> Float[Array, " b *s"]:
   """Returns a random mean of n branches, by other random weights in the backward pass.
 
   Args:
@@ -86,8 +86,8 @@ def shake(
 
 
 def shake_drop(
-  x: Float[Array, "b *s"], noise: Float[Array, "b 3"] | None, rate: float
-) -> Float[Array, "b *s"]:
+  x: Float[Array, " b *s"], noise: Float[Array, "b 3"] | None, rate: float
+) -> Float[Array, " b *s"]:
   """Returns a residual branch, in `rate` of the examples times a random number instead of 1.
 
   That number is uniform in [-1, 1) for the value and, drawn anew, in [0, 1) for the gradient.

@@ -37,7 +37,7 @@ from effnets.models.scale_permuted import (
 )
 from effnets.ops import anchors, resampling
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Unit(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], train: bool, noise: Float[Array, "b"] | None
+    self, x: Float[Array, "b h w c"], train: bool, noise: Float[Array, " b"] | None
   ) -> Float[Array, "b h w d"]:
     """Returns the output; noise: in [0, 1), of stochastic depth."""
     make = functools.partial(layers.ConvNorm, settings=self.settings, start="fan_in")

@@ -56,7 +56,7 @@ class _Conv(nn.Module):
 
 def cosine(
   ends: list[Float[Array, "b h w c"]], others: list[Float[Array, "b h w c"]]
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
   """Returns the cosine of the channels at every place: mean over places, then over stages.
 
   Source: the code of Lee et al. 2018 (arXiv 1804.01523).

@@ -33,7 +33,7 @@ BN_MODES = ("running", "batch")
 STARTS = {"official": frame_coders.START, "fan_in": "fan_in"}
 REMAT = ("none", "block")
 
-_Keys = Mapping[str, Key[Array, "b"]] | None
+_Keys = Mapping[str, Key[Array, " b"]] | None
 _Normal = tuple[Float[Array, "b t h w z"], Float[Array, "b t h w z"]]
 
 
@@ -248,7 +248,7 @@ class VideoPredictor(common.Common, kw_only=True):
     *,
     horizon: int,
     count: int = 1,
-    keys: Key[Array, "b"] | None = None,
+    keys: Key[Array, " b"] | None = None,
   ) -> Float[Array, "b n t h w c"]:
     """Returns `count` futures of `horizon` frames after the context of every clip, in (0, 1).
 
@@ -290,7 +290,7 @@ class VideoPredictor(common.Common, kw_only=True):
     actions: Array | None,
     horizon: int,
     count: int,
-    keys: Key[Array, "b"] | None,
+    keys: Key[Array, " b"] | None,
     train: bool,
   ) -> Float[Array, "b n t h w c"]:
     # The samples of a clip lie side by side, so that the batch stays cut as it was.

@@ -22,7 +22,7 @@ KINDS = ("pgd", "ifgsm", "fgsm", "gd")
 _LEAST_EPSILON = 0.3
 _LEVELS = 255.0
 
-PerExampleLoss = Callable[[Float[Array, "b h w c"]], Float[Array, "b"]]
+PerExampleLoss = Callable[[Float[Array, "b h w c"]], Float[Array, " b"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def perturb(
   attack: Attack,
   loss: PerExampleLoss,
   images: Float[Array, "b h w c"],
-  keys: Key[Array, "b"],
+  keys: Key[Array, " b"],
   *,
   scale: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "b h w c"]:
@@ -115,7 +115,7 @@ def perturb(
 
 
 def _noise(
-  keys: Key[Array, "b"], shape: tuple[int, ...], epsilon: float, clean: float
+  keys: Key[Array, " b"], shape: tuple[int, ...], epsilon: float, clean: float
 ) -> Float[Array, "b h w c"]:
   def draw(key):
     place, chance = jax.random.split(key)
@@ -126,8 +126,8 @@ def _noise(
 
 
 def random_targets(
-  labels: Int[Array, "b"], num_classes: int, keys: Key[Array, "b"]
-) -> Int[Array, "b"]:
+  labels: Int[Array, " b"], num_classes: int, keys: Key[Array, " b"]
+) -> Int[Array, " b"]:
   """Returns a wrong class for each label, all of them equally likely."""
   if num_classes < 2:
     raise ValueError(f"num_classes={num_classes}: there is no wrong class.")

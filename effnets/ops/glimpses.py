@@ -145,7 +145,7 @@ def seen(
 
 
 def location_logits(
-  features: Float[Array, "b n d"], vector: Float[Array, "d"], visited: Float[Array, "b n"]
+  features: Float[Array, "b n d"], vector: Float[Array, " d"], visited: Float[Array, "b n"]
 ) -> Float[Array, "b n"]:
   """Returns the Saccader cell's scores of all places, float32; visited: 1 where it has looked.
 
@@ -161,12 +161,12 @@ def location_logits(
   return jnp.einsum("bnd,bd->bn", features, channels, **exact) - visited
 
 
-Choose = Callable[[Int[Array, ""], Float[Array, "b n"]], Int[Array, "b"]]
+Choose = Callable[[Int[Array, ""], Float[Array, "b n"]], Int[Array, " b"]]
 """(step, location logits) -> the places to look at."""
 
 
 def look(
-  features: Float[Array, "b n d"], vector: Float[Array, "d"], count: int, choose: Choose
+  features: Float[Array, "b n d"], vector: Float[Array, " d"], count: int, choose: Choose
 ) -> tuple[Int[Array, "b t"], Float[Array, "b t n"]]:
   """Returns the places that the cell visits one after the other, and its location logits there.
 
@@ -186,7 +186,7 @@ def look(
   return chosen.T, jnp.swapaxes(logits, 0, 1)
 
 
-def greedy(index: Int[Array, ""], logits: Float[Array, "b n"]) -> Int[Array, "b"]:
+def greedy(index: Int[Array, ""], logits: Float[Array, "b n"]) -> Int[Array, " b"]:
   """Returns the likeliest place; as `Choose`."""
   del index
   return jnp.argmax(logits, -1).astype(jnp.int32)

@@ -92,12 +92,12 @@ def match(
   return Matches(index, jnp.maximum(overlap, 0.0))
 
 
-def _best(similarity: Float[Array, "a m"]) -> Int[Array, "m"]:
+def _best(similarity: Float[Array, "a m"]) -> Int[Array, " m"]:
   anchors = similarity.shape[0]
   return jnp.where(jnp.max(similarity, 0) > 0, jnp.argmax(similarity, 0), anchors)
 
 
-def _bipartite(similarity: Float[Array, "a m"]) -> Int[Array, "m"]:
+def _bipartite(similarity: Float[Array, "a m"]) -> Int[Array, " m"]:
   anchors, objects = similarity.shape
 
   def step(_, carry):
@@ -151,15 +151,15 @@ def gather(values: Array, index: Int[Array, "*b a"], *, fill: float | int = 0) -
 class Sample(NamedTuple):
   """A fixed number of items. index: which; positive: of those; valid: others fill the place."""
 
-  index: Int[Array, "s"]
-  positive: Bool[Array, "s"]
-  valid: Bool[Array, "s"]
+  index: Int[Array, " s"]
+  positive: Bool[Array, " s"]
+  valid: Bool[Array, " s"]
 
 
 def sample(
   key: Key[Array, ""],
-  positive: Bool[Array, "n"],
-  negative: Bool[Array, "n"],
+  positive: Bool[Array, " n"],
+  negative: Bool[Array, " n"],
   *,
   count: int,
   share: float,
@@ -182,7 +182,7 @@ def sample(
   return Sample(index, taken[index], kind[index] > 0)
 
 
-def _among(mask: Bool[Array, "n"], words: Float[Array, "n"], count: int) -> Bool[Array, "n"]:
+def _among(mask: Bool[Array, " n"], words: Float[Array, " n"], count: int) -> Bool[Array, " n"]:
   """Returns which of `mask` have the `count` largest words."""
   if not count:
     return jnp.zeros_like(mask)

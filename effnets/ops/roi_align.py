@@ -75,7 +75,7 @@ def roi_align(
 def multilevel_roi_align(
   pyramid: Mapping[int, Float[Array, "h w c"]],
   boxes: Float[Array, "n 4"],
-  level: Int[Array, "n"],
+  level: Int[Array, " n"],
   *,
   size: int,
   samples: int = 1,
@@ -120,7 +120,7 @@ def multilevel_roi_align(
 
 
 def _points(
-  low: Array, high: Array, count: int, extent: Int[Array, "n"], aligned: bool
+  low: Array, high: Array, count: int, extent: Int[Array, " n"], aligned: bool
 ) -> Sequence[tuple[Array, Array]]:
   """Returns two (pixel, weight) pairs, each `n count`: those around evenly spread points."""
   at = low[:, None] + (jnp.arange(count) + 0.5) * ((high - low) / count)[:, None]

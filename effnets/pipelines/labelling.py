@@ -105,7 +105,7 @@ class Pictures:
 class _Part:
   """Some of the pictures, in the order of `indices`; `label` is a picture's number in the set."""
 
-  def __init__(self, pictures: Pictures, indices: Int[np.ndarray, "m"]):
+  def __init__(self, pictures: Pictures, indices: Int[np.ndarray, " m"]):
     self.name, self.image_size = pictures.name, pictures.image_size
     self.class_names, self.num_classes = pictures.class_names, pictures.num_classes
     self._pictures, self._indices = pictures, indices
@@ -151,7 +151,7 @@ class Labeller:
     return data.Tally(pictures.name, size=len(pictures), limit=limit)
 
   def probabilities(
-    self, pictures: Pictures, indices: Int[np.ndarray, "m"], tally: data.Tally
+    self, pictures: Pictures, indices: Int[np.ndarray, " m"], tally: data.Tally
   ) -> Float32[np.ndarray, "m k"]:
     """Returns the mean of the teachers' softmax over some pictures, each at its own resolution.
 

@@ -24,8 +24,8 @@ class Answers:
   An unreadable picture has confidence 0, and is never taken.
   """
 
-  label: Int[np.ndarray, "n"]
-  confidence: Float32[np.ndarray, "n"]
+  label: Int[np.ndarray, " n"]
+  confidence: Float32[np.ndarray, " n"]
 
   @classmethod
   def of(cls, probabilities: Float[np.ndarray, "n k"]) -> "Answers":
@@ -55,11 +55,11 @@ class Rule:
   copies: expected copies of a picture that does, by class.
   """
 
-  thresholds: Float[np.ndarray, "k"]
-  kept: Int[np.ndarray, "k"]
-  copies: Float[np.ndarray, "k"]
+  thresholds: Float[np.ndarray, " k"]
+  kept: Int[np.ndarray, " k"]
+  copies: Float[np.ndarray, " k"]
 
-  def counts(self, answers: Answers, *, start: int, seed: int) -> Int[np.ndarray, "n"]:
+  def counts(self, answers: Answers, *, start: int, seed: int) -> Int[np.ndarray, " n"]:
     """Returns how often each picture of a shard is taken.
 
     Each one that reaches its class's threshold gets floor(copies) copies and one more with
@@ -146,8 +146,8 @@ def check(*, min_confidence: float, per_class: int) -> None:
 
 
 def examples(
-  indices: Int[np.ndarray, "m"],
-  labels: Int[np.ndarray, "m"],
+  indices: Int[np.ndarray, " m"],
+  labels: Int[np.ndarray, " m"],
   probabilities: Float[np.ndarray, "m k"] | None,
 ) -> Iterator[dict[str, Any]]:
   """Yields labelled entries, ready to be stored.

@@ -178,7 +178,7 @@ class Searcher:
       found = found.at[:, place].set(found[:, place] & holds)
     return found
 
-  def reward(self, accuracy: Float[Array, "n"], cost: Float[Array, "n"]) -> Float[Array, "n"]:
+  def reward(self, accuracy: Float[Array, " n"], cost: Float[Array, " n"]) -> Float[Array, " n"]:
     """Returns the absolute reward; no gradient goes through it."""
     gap = jnp.abs(cost / self.settings.target - 1)
     return jax.lax.stop_gradient(accuracy + self.settings.slope * gap)
@@ -187,7 +187,7 @@ class Searcher:
     self,
     controller: Controller,
     tokens: Int[Array, "n d"],
-    rewards: Float[Array, "n"],
+    rewards: Float[Array, " n"],
     step: Int[Array, ""],
   ) -> Controller:
     """Returns the controller after one REINFORCE step; rewards that are no numbers change nothing.
@@ -234,7 +234,7 @@ class State:
   controller: Controller
 
 
-Batch = tuple[Float[Array, "b h w 3"], Int[Array, "b"]]
+Batch = tuple[Float[Array, "b h w 3"], Int[Array, " b"]]
 
 
 def init(searcher: Searcher, params: Any, optimizer: optax.GradientTransformation) -> State:

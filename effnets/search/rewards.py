@@ -169,7 +169,7 @@ def pareto_front(points: Float[np.ndarray, "n d"]) -> list[int]:
   return np.flatnonzero(~dominated(points).any(1)).tolist()
 
 
-def ranks(points: Float[np.ndarray, "n d"]) -> Int[np.ndarray, "n"]:
+def ranks(points: Float[np.ndarray, "n d"]) -> Int[np.ndarray, " n"]:
   """Returns the front that each point is in: 0 for the Pareto front, 1 for that of the rest...
 
   >>> ranks(np.array([[1.0, 2.0], [2.0, 1.0], [1.0, 1.0], [0.0, 0.0]])).tolist()
@@ -185,7 +185,7 @@ def ranks(points: Float[np.ndarray, "n d"]) -> Int[np.ndarray, "n"]:
   return found
 
 
-def crowding(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
+def crowding(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
   """Returns how far each point's neighbours on either side are, summed over objectives.
 
   Of one front. Ends are infinitely far, so that they stay.

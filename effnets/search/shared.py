@@ -50,7 +50,7 @@ class Part:
 
   def apply(
     self, params: tuple, state: tuple, x: Any, train: bool
-  ) -> tuple[Float[Array, "b *s"], tuple]:
+  ) -> tuple[Float[Array, " b *s"], tuple]:
     """Returns the output of the modules one after the other, and their state."""
     new = []
     for module, p, s in zip(self.modules, params, state, strict=True):
@@ -340,7 +340,7 @@ def _leaves(shapes: PyTree) -> list[tuple[int, ...]]:
   return jax.tree.leaves(shapes, is_leaf=_is_shape)
 
 
-def _decays(shapes: PyTree, config: Any) -> Float[np.ndarray, "n"]:
+def _decays(shapes: PyTree, config: Any) -> Float[np.ndarray, " n"]:
   """Returns the factor of every parameter of a part in the gradient of its decay."""
   factor = optimizers.coupled_weight_decay(config.optimizer)
   rule = optimizers.decay_rule(config.optimizer)
@@ -351,14 +351,14 @@ def _decays(shapes: PyTree, config: Any) -> Float[np.ndarray, "n"]:
   return _flat(jax.tree_util.tree_map_with_path(fill, shapes, is_leaf=_is_shape))
 
 
-def _flat(tree: PyTree) -> Float[np.ndarray, "n"]:
+def _flat(tree: PyTree) -> Float[np.ndarray, " n"]:
   """Returns the leaves one after the other, padded to a size that few programs go with."""
   whole = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
   size = 1 << max(6, (len(whole) - 1).bit_length())
   return np.pad(whole, (0, size - len(whole)))
 
 
-def _tree(flat: Float[Array, "n"], shapes: PyTree) -> PyTree:
+def _tree(flat: Float[Array, " n"], shapes: PyTree) -> PyTree:
   """Returns the tree that `_flat` had."""
   leaves, structure = jax.tree.flatten(shapes, is_leaf=_is_shape)
   ends = np.cumsum([math.prod(shape) for shape in leaves])

@@ -235,7 +235,7 @@ class Space:
 
   # Points.
 
-  def active(self, tokens: Sequence[int]) -> Bool[np.ndarray, "d"]:
+  def active(self, tokens: Sequence[int]) -> Bool[np.ndarray, " d"]:
     """Returns which decisions matter to the network of `tokens`, or of their beginning."""
     found = np.ones(len(tokens), bool)
     for place, conditions in self._conditions.items():
@@ -243,7 +243,7 @@ class Space:
         found[place] = all(found[on] and tokens[on] in values for on, values in conditions)
     return found
 
-  def mask(self, tokens: Sequence[int]) -> Bool[np.ndarray, "k"]:
+  def mask(self, tokens: Sequence[int]) -> Bool[np.ndarray, " k"]:
     """Returns which choices of decision number `len(tokens)` are valid after `tokens`."""
     place = len(tokens)
     if place not in self._rivals and place not in self._last:

@@ -141,7 +141,7 @@ class Supernet:
 
   # What runs.
 
-  def weights(self, tokens: Int[Array, "d"]) -> Float[Array, "d k"]:
+  def weights(self, tokens: Int[Array, " d"]) -> Float[Array, "d k"]:
     """Returns 1 for every choice taken, 0 for the others; what `masks` takes."""
     return jax.nn.one_hot(tokens, max(map(len, self.choices)))
 

@@ -96,8 +96,8 @@ class AdvProp(classification.Classification):
     self,
     variables: base.Variables,
     images: UInt8[Array, "b h w 3"],
-    labels: Int[Array, "b"],
-    keys: Key[Array, "b"],
+    labels: Int[Array, " b"],
+    keys: Key[Array, " b"],
   ) -> Float[Array, "b h w 3"]:
     module = self.module.clone(norm_parts=(self.sets[self.parts.index("adversarial")],))
 

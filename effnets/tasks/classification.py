@@ -76,7 +76,7 @@ class Classification:
 
   def examples(
     self, batch: base.Batch, root: Key[Array, ""]
-  ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b k"], dict[str, Key[Array, "b"]]]:
+  ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b k"], dict[str, Key[Array, " b"]]]:
     """Returns what a step trains on: augmented, mixed images, targets and the network's noise."""
     keys = self._keys(batch, root, ("augment", "mixup", "cutmix", "dropout", "drop_path"))
     images = self._inputs(self._augmented(batch["image"], keys["augment"]))
@@ -95,13 +95,13 @@ class Classification:
   @staticmethod
   def _keys(
     batch: base.Batch, root: Key[Array, ""], names: Iterable[str]
-  ) -> dict[str, Key[Array, "b"]]:
+  ) -> dict[str, Key[Array, " b"]]:
     """Returns the examples' keys of each named stream."""
     positions = batch["position"]
     return {name: streams.example_keys(streams.stream(root, name), positions) for name in names}
 
   def _augmented(
-    self, images: UInt8[Array, "b h w 3"], keys: Key[Array, "b"]
+    self, images: UInt8[Array, "b h w 3"], keys: Key[Array, " b"]
   ) -> UInt8[Array, "b h w 3"]:
     return images if self.policy is None else self.placement.per_example(self.policy)(images, keys)
 
@@ -110,7 +110,7 @@ class Classification:
     module: nn.Module,
     variables: base.Variables,
     images: Float[Array, "b h w 3"],
-    noise: dict[str, Key[Array, "b"]],
+    noise: dict[str, Key[Array, " b"]],
   ) -> tuple[Float[Array, "b k"], PyTree]:
     """Returns logits and the model's state after this batch."""
     logits, model_state = module.apply(
@@ -126,7 +126,7 @@ class Classification:
     self,
     logits: Float[Array, "b k"],
     targets: Float[Array, "b k"],
-    entropy: Float[Array, "b"],
+    entropy: Float[Array, " b"],
     batch: base.Batch,
   ) -> dict[str, tuple[Array, Array]]:
     """Returns sums and counts; `top1` over true labels, `agreement` over soft ones."""

@@ -113,7 +113,7 @@ def targets(
 
 def class_costs(
   logits: Float[Array, "b a k"], wanted: Targets, recipe: Recipe
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
   """Returns the class loss of each picture, summed over anchors and classes."""
   slots = jnp.where(wanted.classes >= 0, wanted.classes + recipe.background, -1)
   hot = jax.nn.one_hot(slots, logits.shape[-1], dtype=jnp.float32)
@@ -134,7 +134,7 @@ def class_costs(
   return jnp.sum(jnp.where(counted, costs, 0.0), -1)
 
 
-def box_costs(codes: Float[Array, "b a 4"], wanted: Targets, recipe: Recipe) -> Float[Array, "b"]:
+def box_costs(codes: Float[Array, "b a 4"], wanted: Targets, recipe: Recipe) -> Float[Array, " b"]:
   """Returns the box loss of each picture, summed over anchors and coordinates, not weighted."""
   costs = losses.huber(codes - wanted.codes, recipe.delta)
   counted = wanted.positive[..., None]
@@ -206,7 +206,7 @@ class Detection(objects.ObjectTask):
     """Of an image, in the order of flattened predictions."""
     return self.module.anchors(self.image_size)
 
-  def _augmented(self, batch: base.Batch, keys: Key[Array, "b"]) -> tuple[Array, Array, Array]:
+  def _augmented(self, batch: base.Batch, keys: Key[Array, " b"]) -> tuple[Array, Array, Array]:
     images, boxes, classes = batch["image"], batch["boxes"], batch["classes"]
     if self.policy is not None:
       policy = self.placement.per_example(self.policy)

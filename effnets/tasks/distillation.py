@@ -73,7 +73,7 @@ class Distillation(classification.Classification):
   ) -> tuple[
     Float[Array, "b h w 3"],
     tuple[Float[Array, "b k"], Float[Array, "b k"]],
-    dict[str, Key[Array, "b"]],
+    dict[str, Key[Array, " b"]],
   ]:
     """Returns what a step trains on: images, labels and answers, and the network's noise."""
     keys = self._keys(batch, root, ("augment", "mixup", "cutmix", "dropout", "drop_path"))

@@ -230,7 +230,7 @@ class Reinforcement(Glimpses):
     self,
     variables: base.Variables,
     images: Float[Array, "b h w 3"],
-    keys: Key[Array, "b"],
+    keys: Key[Array, " b"],
   ) -> tuple[Float[Array, "s b k"], Float[Array, "s b t"], PyTree]:
     """Returns logits and log probabilities of every episode, and the model's state."""
     mutable = [name for name in variables if name != "params"]
@@ -372,7 +372,7 @@ def compare(
   return predict
 
 
-def _hits(logits: Float[Array, "b t k"], labels: Int[Array, "b"]) -> dict[str, Array]:
+def _hits(logits: Float[Array, "b t k"], labels: Int[Array, " b"]) -> dict[str, Array]:
   own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None, None], -1)
   # A tie counts the classes before the label, as `evaluation.classification` does.
   first = jnp.arange(logits.shape[-1]) < labels[:, None, None]

@@ -92,7 +92,7 @@ class Prediction(clips.ClipTask):
     return jnp.mean(batch["weight"] * each), base.Aux(metrics, dict(model_state))
 
   def _flipped(
-    self, clips: UInt8[Array, "b t h w 3"], keys: Key[Array, "b"]
+    self, clips: UInt8[Array, "b t h w 3"], keys: Key[Array, " b"]
   ) -> UInt8[Array, "b t h w 3"]:
     if not self.flip:
       return clips

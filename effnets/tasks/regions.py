@@ -164,7 +164,7 @@ def propose(
 
 
 def proposal_targets(
-  keys: Key[Array, "b"],
+  keys: Key[Array, " b"],
   anchors: Float[Array, "a 4"],
   boxes: Float[Array, "b m 4"],
   classes: Int[Array, "b m"],
@@ -195,7 +195,7 @@ def proposal_targets(
 
 
 def sample(
-  keys: Key[Array, "b"],
+  keys: Key[Array, " b"],
   found: nms.Detections,
   boxes: Float[Array, "b m 4"],
   classes: Int[Array, "b m"],
@@ -260,7 +260,7 @@ def mask_targets(
   return (cut >= 0.5).astype(jnp.float32)
 
 
-def score_costs(scores: Float[Array, "b a"], wanted: ProposalTargets) -> Float[Array, "b"]:
+def score_costs(scores: Float[Array, "b a"], wanted: ProposalTargets) -> Float[Array, " b"]:
   """Returns the cross-entropy of the sampled anchors' scores, summed over each picture."""
   costs = losses.sigmoid_cross_entropy(scores, wanted.positive.astype(jnp.float32))
   return jnp.sum(jnp.where(wanted.scored, costs, 0.0), -1)
@@ -285,13 +285,13 @@ def proposal_costs(
   return PerLevel(jnp.stack(sums, 1), jnp.stack(counts, 1))
 
 
-def class_costs(logits: Float[Array, "b n k"], regions: Regions) -> Float[Array, "b"]:
+def class_costs(logits: Float[Array, "b n k"], regions: Regions) -> Float[Array, " b"]:
   """Returns the softmax cross-entropy of valid regions, summed over each picture."""
   costs = optax.softmax_cross_entropy_with_integer_labels(logits, regions.classes)
   return jnp.sum(jnp.where(regions.valid, costs, 0.0), -1)
 
 
-def box_costs(codes: Float[Array, "b n r"], regions: Regions, recipe: Recipe) -> Float[Array, "b"]:
+def box_costs(codes: Float[Array, "b n r"], regions: Regions, recipe: Recipe) -> Float[Array, " b"]:
   """Returns the Huber loss of the object's class's box, summed over regions that have an object."""
   own = codes.reshape(*codes.shape[:2], -1, 4)
   own = jnp.take_along_axis(own, regions.classes[..., None, None], 2)[:, :, 0]
@@ -301,7 +301,7 @@ def box_costs(codes: Float[Array, "b n r"], regions: Regions, recipe: Recipe) ->
 
 def mask_costs(
   logits: Float[Array, "b n s s k"], targets: Float[Array, "b n s s"], classes: Int[Array, "b n"]
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
   """Returns the cross-entropy of the object's class's mask, summed over regions with an object."""
   own = of_class(logits, classes)
   costs = losses.sigmoid_cross_entropy(own, targets)

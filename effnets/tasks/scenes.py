@@ -56,7 +56,7 @@ class SceneTask:
   @staticmethod
   def _keys(
     batch: base.Batch, root: Key[Array, ""], names: Iterable[str]
-  ) -> dict[str, Key[Array, "b"]]:
+  ) -> dict[str, Key[Array, " b"]]:
     """Returns the examples' keys of each named stream."""
     positions = batch["position"]
     return {name: streams.example_keys(streams.stream(root, name), positions) for name in names}
@@ -76,7 +76,7 @@ class SceneTask:
     self,
     variables: base.Variables,
     images: Float[Array, "b h w 3"],
-    noise: dict[str, Key[Array, "b"]],
+    noise: dict[str, Key[Array, " b"]],
     **more: Any,
   ) -> tuple[Any, dict[str, Any]]:
     """Returns the module's outputs and its state after this batch. more: arguments of its own."""

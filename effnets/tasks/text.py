@@ -130,7 +130,7 @@ class Text:
 
   def losses(
     self, outputs: Float[Array, "b k"], batch: base.Batch, step: Int[Array, ""] | int
-  ) -> tuple[Float[Array, "b"], dict[str, tuple[Array, Array]]]:
+  ) -> tuple[Float[Array, " b"], dict[str, tuple[Array, Array]]]:
     """Returns the loss of every text, not weighted, and the metrics of all."""
     taught = batch.get("taught")
     gold = self._gold_share(step)
@@ -228,7 +228,7 @@ class Text:
 
 def _numbered(
   examples: dict[str, np.ndarray], source: Any, problem: glue.Task
-) -> Bool[np.ndarray, "n"]:
+) -> Bool[np.ndarray, " n"]:
   """Returns which examples are of a task, whose number in the source may be another."""
   names = [task.name for task in source.tasks]
   if problem.name not in names:
@@ -236,12 +236,12 @@ def _numbered(
   return examples["task"] == names.index(problem.name)
 
 
-_Teacher = tuple[Float[Array, "b u"], Bool[Array, "b"], Float[Array, ""]] | None
+_Teacher = tuple[Float[Array, "b u"], Bool[Array, " b"], Float[Array, ""]] | None
 
 
 def _entropies(
   logits: Float[Array, "b u"], batch: base.Batch, teacher: _Teacher, temperature: float
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
   """Returns cross-entropies in nats. teacher: (logits, which texts it has seen, share of gold)."""
   target = jax.nn.one_hot(batch["label"], logits.shape[-1])
   if teacher is not None:
@@ -253,7 +253,7 @@ def _entropies(
 
 def _squares(
   outputs: Float[Array, "b 1"], batch: base.Batch, teacher: _Teacher, temperature: float
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
   """Returns squared errors. teacher: as of `_entropies`, with values for logits."""
   del temperature
   target = batch["value"]

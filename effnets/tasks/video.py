@@ -69,7 +69,7 @@ class Video(clips.ClipTask):
 
   def _judged(
     self, logits: Float[Array, "b k"], batch: base.Batch
-  ) -> tuple[Float[Array, "b"], dict[str, tuple[Array, Array]]]:
+  ) -> tuple[Float[Array, " b"], dict[str, tuple[Array, Array]]]:
     """Returns every example's cross-entropy and the metrics of the batch."""
     if self.several:
       targets = batch["targets"]
@@ -98,7 +98,7 @@ class Video(clips.ClipTask):
     return self._augmented(batch, *keys)
 
   def _augmented(
-    self, batch: base.Batch, keys: Key[Array, "b"], flips: Key[Array, "b"]
+    self, batch: base.Batch, keys: Key[Array, " b"], flips: Key[Array, " b"]
   ) -> tuple[UInt8[Array, "b t h w 3"], UInt8[Array, "b t h w 2"] | None]:
     """Returns clips and their flow, changed alike over time."""
     clip, flow = batch["clip"], batch.get("flow")

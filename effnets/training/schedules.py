@@ -317,6 +317,6 @@ def _to_fraction(peak, length, fraction, power, clamp):
   return decay
 
 
-def sample(schedule: Schedule, total_steps: int) -> Float[np.ndarray, "total_steps"]:
+def sample(schedule: Schedule, total_steps: int) -> Float[np.ndarray, " total_steps"]:
   """Returns the learning rate of every step of a run, for plots and golden dumps."""
   return np.asarray(jax.vmap(schedule)(jnp.arange(total_steps, dtype=jnp.int32)))

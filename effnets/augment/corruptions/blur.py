@@ -51,7 +51,7 @@ def glass(x: Picture, rng: np.random.Generator, sigma: float, reach: int, sweeps
   return filters.smooth(flat.reshape(x.shape), sigma)
 
 
-def glass_sources(offsets: Int[np.ndarray, "2 h w"], reach: int) -> Int[np.ndarray, "n"]:
+def glass_sources(offsets: Int[np.ndarray, "2 h w"], reach: int) -> Int[np.ndarray, " n"]:
   """Returns for each of the n = h * w pixels which old one it shows after a sweep.
 
   offsets: rows and columns to the pixel that each copies. The sweep goes from h - reach, w - reach

@@ -76,7 +76,7 @@ def grid(height: int, width: int) -> tuple[Array, Array]:
   return np.meshgrid(np.arange(float(height)), np.arange(float(width)), indexing="ij")
 
 
-def motion_kernel(radius: float, sigma: float) -> Float[np.ndarray, "taps"]:
+def motion_kernel(radius: float, sigma: float) -> Float[np.ndarray, " taps"]:
   """Returns the weights of a motion blur: half a Gaussian over 2 * radius + 1 pixels, sum 1."""
   weights = np.exp(-(np.arange(2 * radius + 1) ** 2) / (2 * sigma**2))
   return weights / weights.sum()

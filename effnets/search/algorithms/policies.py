@@ -81,7 +81,7 @@ class Policy:
     raise NotImplementedError
 
   def step(
-    self, params: Params, state: Any, place: Int[Array, ""], previous: Int[Array, "b"]
+    self, params: Params, state: Any, place: Int[Array, ""], previous: Int[Array, " b"]
   ) -> tuple[Any, Float[Array, "b k"]]:
     """Returns the next state and the logits of decision `place`; previous: the token before it."""
     raise NotImplementedError

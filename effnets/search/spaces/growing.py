@@ -130,7 +130,7 @@ class GrowingSpace(assembly.AssemblySpace):
     ]
     return range(own[0], own[-1] + 1)
 
-  def mask(self, tokens: Sequence[int]) -> Bool[np.ndarray, "k"]:
+  def mask(self, tokens: Sequence[int]) -> Bool[np.ndarray, " k"]:
     """Returns which choices of decision number `len(tokens)` are valid after `tokens`."""
     place = len(tokens)
     valid = np.ones(int(self.arities[place]), bool)
@@ -147,7 +147,7 @@ class GrowingSpace(assembly.AssemblySpace):
         valid[0] = False
     return valid
 
-  def _sizes_left(self, tokens: Sequence[int]) -> Bool[np.ndarray, "k"]:
+  def _sizes_left(self, tokens: Sequence[int]) -> Bool[np.ndarray, " k"]:
     number = len(tokens)
     alike = self._alike(number)
     before = [tokens[i] for i in range(alike.start, number)]

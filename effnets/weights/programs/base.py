@@ -17,7 +17,7 @@ from effnets import augment, errors
 INPUT, OUTPUTS = "images", ("logits", "probabilities")
 TEXT_INPUTS = ("ids", "token_type_ids", "mask")
 # A program as a function of its inputs, in order, in its own runtime.
-Run = Callable[..., dict[str, Shaped[np.ndarray, "b *s"]]]
+Run = Callable[..., dict[str, Shaped[np.ndarray, " b *s"]]]
 
 _PACKAGES = {  # what pip calls a module, where it is not the module's own name
   "tensorflow": "tensorflow-cpu",
