@@ -69,7 +69,7 @@ def assemblenet(config: ml_collections.ConfigDict, name: str, *, labels: str = "
   config.data.update({"workers": 16, "crop_padding": 32})
   config.batch_norm.group = "tpu"
   config.batch_size = 1024
-  config.eval_batch_size = 64
+  config.eval_batch_size = 256
   config.train.epochs = 44.0
   config.optimizer.update({"name": "sgd", "learning_rate": 1.6, "momentum": 0.9, "nesterov": True})
   config.optimizer.update(
