@@ -15,7 +15,6 @@ from rich import console as rich_console
 
 from effnets import configuration, data, errors, models, pipelines, training, workdirs
 from effnets.parallel import programs, slices
-from effnets.search import planning
 
 FILE = "plan.json"
 
@@ -42,7 +41,8 @@ def plan(config: Any, workdir: str) -> None:
   configuration.check(config)
   where = slices.resolve(config.plan.topology)
   chosen = _stages(config)
-  counts = _children(config) if "search" in config else {}
+  found = _searched(config) if "search" in config else {}
+  counts = {name: each.count for name, each in found.items()}
   _before_jax(where)
   devices = where.devices()
   where = _counted(where, devices)
@@ -328,8 +328,7 @@ def _largest_batch(
 
 def _stages(config: Any) -> dict[str, pipelines.Planned]:
   if "search" in config:
-    made = planning.children(config)
-    stages = {name: pipelines.Planned(each.config) for name, each in made.items()}
+    stages = {name: pipelines.Planned(each.config) for name, each in _searched(config).items()}
   else:
     stages = pipelines.planned(config)
   wanted = config.plan.stage
@@ -340,8 +339,11 @@ def _stages(config: Any) -> dict[str, pipelines.Planned]:
   return {wanted: stages[wanted]}
 
 
-def _children(config: Any) -> dict[str, int]:
-  return {name: each.count for name, each in planning.children(config).items()}
+def _searched(config: Any) -> dict[str, Any]:
+  # What stores trials takes long to import, and only searches need it.
+  from effnets.search import planning
+
+  return planning.children(config)
 
 
 def _before_jax(where: slices.Slice) -> None:
