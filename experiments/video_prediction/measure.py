@@ -17,7 +17,7 @@ from effnets import card, configuration, recipes
 
 RUNS = pathlib.Path("runs/cards/video_prediction")
 SEEDS = (0, 1, 2)
-STEPS = 600
+STEPS = 400
 SMALL = {"k": 0.125, "m": 0.0625}
 LARGE = {"k": 0.25, "m": 0.125}
 # Run -> its name on the card, and what of the model differs.
