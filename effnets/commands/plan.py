@@ -14,6 +14,7 @@ from rich import box, table
 from rich import console as rich_console
 
 from effnets import configuration, data, errors, models, pipelines, training, workdirs
+from effnets.evaluation import cards
 from effnets.parallel import programs, slices
 
 FILE = "plan.json"
@@ -189,10 +190,15 @@ def _described(made: _Compiled, where: slices.Slice, settings: Any) -> dict[str,
 
 
 def _sizes(config: Any, ready: Any) -> dict[str, Any]:
-  """Returns the size of an example: `image_size` in pixels, or `tokens` of a text."""
+  """Returns an example's size: `image_size` in pixels, `frames` of a clip, `tokens` of a text."""
   if config.task.name == "text":
     return {"tokens": ready.task.length}
-  return {"image_size": config.data.image_size}
+  found = {"image_size": config.data.image_size}
+  if config.task.name == "video":
+    found["frames"] = config.data.clips.frames
+  elif config.task.name == "prediction":
+    found["frames"] = config.task.context + config.task.horizon
+  return found
 
 
 def roofline(
@@ -373,9 +379,8 @@ def _table(found: dict[str, Any]) -> table.Table:
   """Returns what is printed of one step, at most 80 characters wide."""
   batch, mesh = found["batch"], " x ".join(f"{k} {v}" for k, v in found["mesh"].items() if v > 1)
   title = f"{found['stage']}: " if found["stage"] else ""
-  # Figures of a text are called as those of an image in the file, but not here.
-  what, one = ("texts", "a text") if "tokens" in found else ("images", "an image")
-  size = f"{found['tokens']} tokens" if "tokens" in found else f"{found['image_size']} px"
+  # Figures of a text or a clip are called as those of an image in the file, but not here.
+  what, one, size = cards.planned_example(found)
   title += f"{found['model']}, {size}, {found['topology']}"
   shown = table.Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", show_header=False)
   shown.add_column("what", no_wrap=True)

@@ -72,11 +72,9 @@ def plan_section(plans: Sequence[Part]) -> dict[str, Any]:
     for plan in made["plans"]:
       memory = plan["memory_per_chip"]
       held = f"{memory['total'] / 2**30:.1f} of {memory['capacity'] / 2**30:.0f} GiB"
-      if "tokens" in plan:
-        what, name = "texts", f"{plan['model']}, {plan['tokens']} tokens"
-      else:
-        what = "images"
-        name = f"{plan['model']}, {plan['image_size']} px, batch norm {plan['batch_norm']}"
+      what, _, size = planned_example(plan)
+      name = f"{plan['model']}, {size}"
+      name += "" if "tokens" in plan else f", batch norm {plan['batch_norm']}"
       name = f"{plan['stage']}: {name}" if plan["stage"] else name
       sent = "not known"
       if plan["collectives"] is not None:
@@ -100,6 +98,19 @@ def plan_section(plans: Sequence[Part]) -> dict[str, Any]:
     "text": f"{text}```\n{commands}\n```",
     "table": rows,
   }
+
+
+def planned_example(plan: Part) -> tuple[str, str, str]:
+  """Returns what a plan's examples are called, one of them, and its size, in words.
+
+  >>> planned_example({"image_size": 64, "frames": 12})
+  ('clips', 'a clip', '64 px, 12 frames')
+  """
+  if "tokens" in plan:
+    return "texts", "a text", f"{plan['tokens']} tokens"
+  if "frames" in plan:
+    return "clips", "a clip", f"{plan['image_size']} px, {plan['frames']} frames"
+  return "images", "an image", f"{plan['image_size']} px"
 
 
 def picture_names(card: Part) -> list[str]:

@@ -145,6 +145,17 @@ def test_a_search_is_as_many_trainings_as_it_has_children(tmp_path, monkeypatch,
   assert whole["hours"] == pytest.approx(108) and whole["chip_hours"] == pytest.approx(6912)
 
 
+def test_examples_are_called_what_they_are(tmp_path, monkeypatch, capsys):
+  config = configuration.load("configs/assemblenet.py:model=video_resnet_tiny")
+  with config.unlocked():
+    config.plan.topology = "cpu:8"
+  monkeypatch.setattr(programs, "inspect", lambda lowered, where, **_: programs.Facts(True))
+  (found,) = _plan(config, tmp_path)
+  assert (found["image_size"], found["frames"]) == (32, 16)
+  said = capsys.readouterr().out
+  assert "32 px, 16 frames" in said and "4 clips a chip" in said and "GFLOP a clip" in said
+
+
 def test_arms_of_a_search_by_teachers():
   config = configuration.load("configs/akd.py:imagenet,seeds=2,trials=100")
   made = planning.children(config)
