@@ -122,8 +122,7 @@ def _ready(
   made = _Floats(apply, variables, x.shape)
   programs.FORMATS[runtime].check()
   if runtime == "onnx":
-    import onnxruntime
-
+    onnxruntime = programs.base.package("onnxruntime", "export")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     content = programs.onnx_file.build(
@@ -131,8 +130,7 @@ def _ready(
     )
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {programs.INPUT: x})
-  from ai_edge_litert import interpreter
-
+  interpreter = programs.base.package("ai_edge_litert.interpreter", "tf")
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "model.tflite"
     programs.tensorflow.write_tflite(made, path, batch_size=x.shape[0])
