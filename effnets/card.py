@@ -81,19 +81,12 @@ def search(
   `effnets.main`.
   """
   from effnets import configuration
-  from effnets.search import settings, study
+  from effnets.search import settings
 
   call = [f"--config={config}", "--mode=search", f"--workdir={workdir}", *flags]
   subprocess.run([sys.executable, "-m", "effnets.main", *call], check=True)
-  found = configuration.load(str(config)).search
-  made = study.Study(
-    settings.spaces_or_landscape(found),
-    found.storage or str(workdir / settings.DATABASE),
-    name=found.study,
-    identity=None,
-    create=False,
-  )
-  return [record for record in made.records() if record.reward is not None]
+  records = settings.finished(configuration.load(str(config)).search, workdir)
+  return [record for record in records if record.reward is not None]
 
 
 def train_anew(

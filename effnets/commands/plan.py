@@ -41,9 +41,8 @@ def plan(config: Any, workdir: str) -> None:
   """
   configuration.check(config)
   where = slices.resolve(config.plan.topology)
-  chosen = _stages(config)
-  found = _searched(config) if "search" in config else {}
-  counts = {name: each.count for name, each in found.items()}
+  children = _searched(config) if "search" in config else {}
+  chosen = _stages(config, children)
   _before_jax(where)
   devices = where.devices()
   where = _counted(where, devices)
@@ -57,8 +56,8 @@ def plan(config: Any, workdir: str) -> None:
   for name, stage in chosen.items():
     with errors.context(f"stage {name}") if name else contextlib.nullcontext():
       found = _plan(stage, name, where, devices)
-    if counts:
-      found["search"] = searched(counts[name], found.get("recipe"))
+    if children:
+      found["search"] = searched(children[name].count, found.get("recipe"))
     plans.append(found)
     console.print(_table(found))
   content = {
@@ -332,11 +331,9 @@ def _largest_batch(
 # ---- Around it -----------------------------------------------------------------------------------
 
 
-def _stages(config: Any) -> dict[str, pipelines.Planned]:
-  if "search" in config:
-    stages = {name: pipelines.Planned(each.config) for name, each in _searched(config).items()}
-  else:
-    stages = pipelines.planned(config)
+def _stages(config: Any, children: Mapping[str, Any]) -> dict[str, pipelines.Planned]:
+  stages = {name: pipelines.Planned(each.config) for name, each in children.items()}
+  stages = stages or pipelines.planned(config)
   wanted = config.plan.stage
   if not wanted:
     return stages

@@ -19,13 +19,11 @@ def compare(
   searches: by arm and seed, the folder of the search. found: `config.search`. picture: a PNG file.
   """
   from effnets.search import study as study_lib
-  from effnets.search.settings import DATABASE, spaces_or_landscape
+  from effnets.search.settings import finished, spaces_or_landscape
 
   space, tokens, arms, seeds = spaces_or_landscape(found), [], [], []
   for (arm, seed), folder in searches.items():
-    where = str(folder / DATABASE)
-    study = study_lib.Study(space, where, name=found.study, identity=None, create=False)
-    ranked = study_lib.ranking(study.records(), found.cost)
+    ranked = study_lib.ranking(finished(found, folder), found.cost)
     best = ranked[: max(2, len(ranked) // 4)]
     tokens += [record.tokens for record in best]
     arms += [arm] * len(best)

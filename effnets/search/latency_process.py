@@ -98,7 +98,6 @@ class _Floats:
   apply: Callable[..., Any]
   variables: Any
   shape: tuple[int, ...]
-  batch: None = None
 
   def inputs(self, batch: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the one input, of the batch that is measured."""

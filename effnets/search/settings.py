@@ -144,6 +144,16 @@ def device_groups(devices: Sequence[Any], count: int) -> list[list[Any]]:
   return [list(devices[i * size : (i + 1) * size]) for i in range(count)]
 
 
+def finished(found: Any, workdir: str | pathlib.Path) -> list[study_lib.Record]:
+  """Returns all records of the search that ran in `workdir`. found: the section `search`.
+
+  Raises: UserError if there is no such study, or it is of another space.
+  """
+  where = found.storage or str(pathlib.Path(workdir) / DATABASE)
+  space = spaces_or_landscape(found)
+  return study_lib.Study(space, where, name=found.study, identity=None, create=False).records()
+
+
 def open_study(
   config: Any, made: Search, workdir: str | pathlib.Path, *, create: bool
 ) -> study_lib.Study:

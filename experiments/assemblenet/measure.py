@@ -21,7 +21,7 @@ from effnets import card, configuration, recipes
 from effnets.evaluation import comparison
 from effnets.models import assemblenet_graphs as graphs
 from effnets.search import recipes as searches
-from effnets.search import spaces
+from effnets.search import settings
 
 RUNS = pathlib.Path("runs/cards/assemblenet")
 SEEDS = (0, 1, 2)
@@ -90,8 +90,7 @@ def _search(arm: str, seed: int, trials: int) -> ml_collections.ConfigDict:
 
 def space() -> Any:
   """Returns the space of the searches."""
-  found = get_config("search").search.space
-  return spaces.create(found.name, **found.options.to_dict())
+  return settings.spaces_or_landscape(get_config("search").search)
 
 
 def again(points: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[float]]:

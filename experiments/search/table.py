@@ -9,12 +9,11 @@ each network has `accuracy` and `loss` on the hold-out part, `params`, `madds` a
 """
 
 import pathlib
-import subprocess
 import sys
 
 import ml_collections
 
-from effnets import configuration, errors
+from effnets import card, configuration, errors
 from effnets.search import lut, proxy, recipes, spaces
 from effnets.search import study as study_lib
 
@@ -61,20 +60,10 @@ def store(space, records, path: pathlib.Path, latencies=None) -> int:
 
 def main() -> int:
   """Trains what is missing and writes `table.jsonl`; returns the exit status."""
-  subprocess.run(
-    [
-      *(sys.executable, "-m", "effnets.main", "--mode=search"),
-      *(f"--config={__file__}", f"--workdir={RUN}"),
-    ],
-    check=True,
-  )
-  space = spaces.create(SPACE)
-  study = study_lib.Study(
-    space, str(RUN / "study.db"), name=get_config().search.study, identity=None, create=False
-  )
+  records = card.search(__file__, RUN)
   latencies = lut.load(LUT).latency if LUT.exists() else None
   try:
-    count = store(space, study.records(), TABLE, latencies)
+    count = store(spaces.create(SPACE), records, TABLE, latencies)
   except errors.UserError as error:
     sys.stderr.write(f"Error: {error}\n")
     return 2

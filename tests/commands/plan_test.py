@@ -130,12 +130,18 @@ def test_every_stage_of_a_pipeline_has_its_step(tmp_path, monkeypatch):
   assert any("probabilities" in name for name, _ in _arguments(seen[0]))
 
 
-def test_a_search_is_as_many_trainings_as_it_has_children(tmp_path, monkeypatch, capsys):
-  config = configuration.load("configs/search_mnasnet.py:trials=12")
+def _uncompiled(name, workdir, monkeypatch):
+  """Returns the plan of a config of one step, which is traced and not compiled."""
+  config = configuration.load(name)
   with config.unlocked():
     config.plan.topology = "cpu:8"
   monkeypatch.setattr(programs, "inspect", lambda lowered, where, **_: programs.Facts(True))
-  (found,) = _plan(config, tmp_path)
+  (found,) = _plan(config, workdir)
+  return found
+
+
+def test_a_search_is_as_many_trainings_as_it_has_children(tmp_path, monkeypatch, capsys):
+  found = _uncompiled("configs/search_mnasnet.py:trials=12", tmp_path, monkeypatch)
   assert (found["model"], found["steps"]) == ("searched", 100)
   # How long a CPU takes is not known.
   assert found["search"] == {"children": 12} and "12 children" in capsys.readouterr().out
@@ -146,11 +152,8 @@ def test_a_search_is_as_many_trainings_as_it_has_children(tmp_path, monkeypatch,
 
 
 def test_examples_are_called_what_they_are(tmp_path, monkeypatch, capsys):
-  config = configuration.load("configs/assemblenet.py:model=video_resnet_tiny")
-  with config.unlocked():
-    config.plan.topology = "cpu:8"
-  monkeypatch.setattr(programs, "inspect", lambda lowered, where, **_: programs.Facts(True))
-  (found,) = _plan(config, tmp_path)
+  name = "configs/assemblenet.py:model=video_resnet_tiny"
+  found = _uncompiled(name, tmp_path, monkeypatch)
   assert (found["image_size"], found["frames"]) == (32, 16)
   said = capsys.readouterr().out
   assert "32 px, 16 frames" in said and "4 clips a chip" in said and "GFLOP a clip" in said
