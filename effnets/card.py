@@ -107,7 +107,9 @@ def train_anew(
       key = f"{seed} {space.key(tokens)}"
       if key not in done:
         execution = config.search.proxy.execution
-        trainer = trainer or proxy.Proxy(config, path.parent / "anew", execution=execution)
+        trainer = trainer or proxy.Proxy(
+          config, path.parent / "anew", execution=execution, costs=settings.costs(config.search)
+        )
         done[key] = trainer(space, tokens, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(done), encoding="utf-8")

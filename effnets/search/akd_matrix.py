@@ -83,7 +83,7 @@ def _costs(config: Any, space: Any) -> Callable[[Tokens], dict[str, float]]:
 
   def price(tokens):
     found = cost.of(space, tokens, image_size=config.data.image_size, num_classes=classes, **more)
-    timed = {"latency": table.latency(space, tokens)} if table else {}
+    timed = table.costs(space, tokens) if table else {}
     return {"params": found.params, "madds": found.madds, **timed}
 
   return price

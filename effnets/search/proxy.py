@@ -187,13 +187,14 @@ class Table:
   """Looks up what networks were worth, in a file of `write_table`.
 
   Values of a network with several trainings are those of seed modulo their number. One that the
-  table has not is infeasible.
+  table has not is infeasible. costs: such as latencies on another machine, before the table's own.
 
   Raises: UserError if the file is none, or of another space or version.
   """
 
-  def __init__(self, path: str | pathlib.Path, space: Any):
+  def __init__(self, path: str | pathlib.Path, space: Any, costs: Costs | None = None):
     self._values: dict[str, list[dict[str, Any]]] = {}
+    self._costs = costs
     try:
       lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
       head, *rows = (json.loads(line) for line in lines)
@@ -219,7 +220,8 @@ class Table:
     found = self._values.get(space.key(tokens))
     if found is None:
       raise InfeasibleError("the table does not have it")
-    return dict(found[seed % len(found)])
+    costs = {} if self._costs is None else self._costs(space, tokens)
+    return {**found[seed % len(found)], **costs}
 
 
 def write_table(

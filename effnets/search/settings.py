@@ -113,11 +113,7 @@ def _evaluators(config: Any, space: Any, workdir: pathlib.Path) -> list[running.
   if found.evaluator.name == "landscape":
     return [_landscape(found)] * count
   if found.evaluator.name == "table":
-    return [proxy.Table(found.table, space)] * count
-  costs = None
-  if found.latency_table:
-    table = lut.load(found.latency_table)
-    costs = lambda space, tokens: {"latency": table.latency(space, tokens)}  # noqa: E731
+    return [proxy.Table(found.table, space, costs(found))] * count
   limits = found.limits.options.to_dict()
   return [
     proxy.Proxy(
@@ -126,10 +122,18 @@ def _evaluators(config: Any, space: Any, workdir: pathlib.Path) -> list[running.
       execution=found.proxy.execution,
       devices=group,
       limits=limits,
-      costs=costs,
+      costs=costs(found),
     )
     for group in device_groups(jax.local_devices(), count)
   ]
+
+
+def costs(found: Any) -> proxy.Costs | None:
+  """Returns what gives a network's costs beside those that are counted. found: section `search`.
+
+  Raises: UserError if `latency_table` is none.
+  """
+  return lut.load(found.latency_table).costs if found.latency_table else None
 
 
 def device_groups(devices: Sequence[Any], count: int) -> list[list[Any]]:

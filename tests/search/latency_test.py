@@ -33,14 +33,14 @@ def test_short_runs_are_taken_together():
     now[0] += 250_000  # nanoseconds
 
   times = latency_process.timed(run, warmup=3, runs=5, clock=lambda: now[0])
-  assert times == [0.25] * 5 and len(calls) == 3 + 5 * 4
+  assert times == [0.25] * 5 and len(calls) == 3 + 5 * 40
   calls.clear()
 
   def long():
     calls.append(0)
-    now[0] += 7_000_000
+    now[0] += 12_000_000
 
-  assert latency_process.timed(long, warmup=1, runs=2, clock=lambda: now[0]) == [7.0] * 2
+  assert latency_process.timed(long, warmup=1, runs=2, clock=lambda: now[0]) == [12.0] * 2
   assert len(calls) == 3
 
 

@@ -4,13 +4,14 @@ And `experiments/akd`: what its card compares.
 """
 
 import importlib.util
+import json
 import pathlib
 
 import pytest
 
 from effnets import errors
 from effnets.evaluation import cards
-from effnets.search import proxy, spaces
+from effnets.search import cost, proxy, settings, spaces
 from effnets.search.algorithms import Proposal
 from effnets.search.study import Record, State
 
@@ -27,7 +28,7 @@ def module(name, folder="search"):
 
 def values(tokens):
   """More of everything is better, and costs more."""
-  return {"accuracy": 0.3 + 0.03 * sum(tokens), "madds": 1e5 * (1 + sum(tokens))}
+  return {"accuracy": 0.3 + 0.03 * sum(tokens), "latency": 0.04 * (1 + sum(tokens))}
 
 
 def records(points):
@@ -50,12 +51,11 @@ def test_a_table_has_every_network(tmp_path):
   proxy.write_table(path, SPACE, done[:500], "by hand")
   with pytest.raises(errors.UserError, match="has 500 of 512 networks"):
     measure.load(path)
-  latencies = lambda space, tokens: 2.0 + tokens[0]  # noqa: E731
-  assert table.store(SPACE, done, path, latencies) == 512
+  assert table.store(SPACE, done, path) == 512
   space, found = measure.load(path)
   assert space.version == SPACE.version and found.about["command"] == table.COMMAND
   last = done[-1].tokens
-  assert found(SPACE, last, 0) == {**values(last), "latency": 3.0}
+  assert found(SPACE, last, 0) == values(last)
 
 
 @pytest.mark.parametrize("method", ["random", "regularised evolution"])
@@ -64,17 +64,17 @@ def test_searches_look_networks_up(method, tmp_path):
   path = tmp_path / "table.jsonl"
   table.store(SPACE, records(SPACE.points()), path)
   space, found = measure.load(path)
-  name, settings = measure.METHODS[method]
-  trials = measure.search(space, found, 3, name, **settings)
+  name, options = measure.METHODS[method]
+  trials = measure.search(space, found, 3, name, **options)
   assert len(trials) == measure.TRIALS
   if method == "random":
     assert len(dict(trials)) == measure.TRIALS  # none twice
   for tokens, reward in trials[:20]:
     known = values(tokens)
-    assert reward == pytest.approx(known["accuracy"] * (known["madds"] / 2e5) ** -0.07)
+    assert reward == pytest.approx(known["accuracy"] * (known["latency"] / 0.08) ** -0.07)
   top = max(reward for _, reward in trials[:50])
   assert dict(trials)[measure.best(trials, 50)] == top
-  assert trials == measure.search(space, found, 3, name, **settings)
+  assert trials == measure.search(space, found, 3, name, **options)
 
 
 def test_searches_that_train_stand_beside_those_that_look_up():
@@ -88,6 +88,33 @@ def test_searches_that_train_stand_beside_those_that_look_up():
   row = ["a", "50.00%", "9.00% ± 0.00%", "30.00%", "9.00% ± 0.00%", "7"]
   assert made["table"][1] == row
   assert "Over the 3 networks" in made["text"] and "is -1.00;" in made["text"]
+
+
+def test_stored_latencies_are_those_of_the_stored_table():
+  space, found = module("measure").load()
+  pieces = json.loads((ROOT / "experiments/search/lut.json").read_text(encoding="utf-8"))
+  entries, check = pieces["entries"], pieces["check"]
+  for point in list(space.points())[::37]:
+    layers = [piece.key for piece in cost.pieces(space.decode(point), 16, 10)]
+    summed = pieces["call"] + sum(entries[key] for key in layers)
+    want = check["offset"] + check["scale"] * summed
+    assert found(space, point, 0)["latency"] == pytest.approx(want)
+
+
+def test_a_search_in_a_table_takes_other_latencies(tmp_path):
+  stored = json.loads((ROOT / "experiments/search/lut.json").read_text(encoding="utf-8"))
+  other = {**stored, "call": stored["call"] + 1}
+  path = tmp_path / "lut.json"
+  path.write_text(json.dumps(other), encoding="utf-8")
+  config = module("table").get_config(f"latency={path}").unlock()
+  config.search.evaluator.name = "table"
+  config.search.table = str(ROOT / "experiments/search/table.jsonl")
+  (evaluate,) = settings.create(config, tmp_path).evaluators()
+  _, found = module("measure").load()
+  point = next(iter(SPACE.points()))
+  slower = evaluate(SPACE, point, 0)["latency"] - found(SPACE, point, 0)["latency"]
+  assert slower == pytest.approx(stored["check"]["scale"])  # a millisecond more, on the line
+  assert evaluate(SPACE, point, 0)["accuracy"] == found(SPACE, point, 0)["accuracy"]
 
 
 def test_its_proxy_is_one_that_children_share(tmp_path):
