@@ -89,6 +89,26 @@ def search(
   return [record for record in records if record.reward is not None]
 
 
+def look_up(
+  table: Any, space: Any, reward: Callable[..., float], name: str, seed: int, trials: int, **options
+) -> list[tuple[tuple[int, ...], float]]:
+  """Returns tokens and reward of every trial of a serial search in a table.
+
+  Args: table: an `effnets.search.proxy.Table`. name, options: of `search.algorithms.create`.
+  """
+  from effnets.search import algorithms
+
+  algorithm = algorithms.create(name, space, seed, **options)
+  found = []
+  for number in range(trials):
+    proposal = algorithm.propose(number)
+    values = table(space, proposal.tokens, 0)
+    told = algorithms.Result(number, proposal, reward(values), values)
+    algorithm.tell(told)
+    found.append((proposal.tokens, told.reward))
+  return found
+
+
 def train_anew(
   config: Any, points: Iterable[tuple[int, ...]], seeds: Sequence[int], path: pathlib.Path
 ) -> dict[tuple[int, ...], list[dict[str, Any]]]:

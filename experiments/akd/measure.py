@@ -2,29 +2,44 @@
 
 `python experiments/akd/measure.py`
 
-Trains a teacher, searches without and with it at three seeds, trains the winners of both without
-and with it (`get_config`), and writes `results.json` here. Resumable: what is finished is not done
-again.
+Trains a teacher; trains every network of a small space under it, as `experiments/search/table.py`
+has without it, and searches in both tables; trains what is found without and with the teacher, at
+other seeds. Then the experiment of `configs/akd.py` in small: searches without and with it whose
+children are trained, at three seeds, and their winners. Writes `table.jsonl` and `results.json`
+here. Resumable: what is finished is not done again.
 """
 
+import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
+import numpy as np
 
 from effnets import card, configuration
-from effnets.search import recipes
+from effnets.search import akd, proxy, recipes, rewards, spaces
+from effnets.search import settings as searches
 
 HERE = pathlib.Path(__file__).parent
 RUN = pathlib.Path("runs/cards/akd")
-SEEDS = (0, 1, 2)
-TRIALS = 48
+TABLES = {"plain": HERE.parent / "search" / "table.jsonl", "teacher": HERE / "table.jsonl"}
+SPACE = "mnas_micro"
 TARGET = 1.5e5
-STEPS, TEACHER_STEPS = 400, 1000
-TEACHER = "efficientnet_tiny"
+REWARD = rewards.Reward("hard", {"madds": TARGET})
+TEACHER, TEACHER_STEPS = "efficientnet_tiny", 1000
+# Searches in tables.
+SEEDS = tuple(range(20))
+TRIALS = 100
+ALGORITHM = ("factorised", {"batch": 10, "learning_rate": 0.2})
+AGAIN = (1000, 1001, 1002)  # seeds of the trainings that judge what was found
+# Searches whose children are trained.
+LIVE_SEEDS = (0, 1, 2)
+LIVE_TRIALS, STEPS = 48, 400
 # Search and how its winner is trained -> name on the card.
 ARMS = {
   ("teacher", "taught"): "searched with the teacher, then taught",
@@ -32,13 +47,22 @@ ARMS = {
   ("teacher", "plain"): "searched with the teacher, then not taught",
   ("plain", "plain"): "searched without, then not taught",
 }
+Found = Mapping[tuple[str, str], Sequence[float]]
+"""Search and how its winner is trained -> a figure of every seed."""
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the experiment; `seed=`, `trials=` and `steps=` make another, such as a trial of it."""
-  args = configuration.arguments(arg, seed=-1, trials=TRIALS, steps=STEPS, teacher=TEACHER_STEPS)
+  """Returns the live experiment; `seed=`, `trials=` and `steps=` make another, such as a trial.
+
+  With `table`, the search that trains all networks of the space under the teacher.
+  """
+  args = configuration.arguments(
+    arg,
+    words=["table"],
+    **{"seed": -1, "trials": LIVE_TRIALS, "steps": STEPS, "teacher": TEACHER_STEPS},
+  )
   config = configuration.base()
-  recipes.clutter(config, "mnas_micro", target=TARGET)
+  recipes.clutter(config, SPACE, target=TARGET)
   config.search.reward.form = "hard"
   config.search.algorithm.update({"name": "factorised"})
   config.search.algorithm.options.update({"batch": 8, "learning_rate": 0.2})
@@ -51,7 +75,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         "teacher": {"model": model, "train": {"steps": args.teacher}, "ema": {"decay": 0.99}}
       },
       "searches": "plain,teacher",
-      "seeds": SEEDS if args.seed < 0 else (args.seed,),
+      "seeds": LIVE_SEEDS if args.seed < 0 else (args.seed,),
       "top": 1,
       "retrain": {"train": {"steps": args.steps}, "ema": {"decay": 0.99}},
       "weight": 0.9,
@@ -61,7 +85,85 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       "transfer": {},
     }
   )
+  if "table" in args.words:
+    config = akd.searched(config, {"teacher": f"run:{RUN / 'teachers' / 'teacher'}"})
+    config.search.algorithm = ml_collections.ConfigDict({"name": "exhaustive", "options": {}})
+    config.search.trials = spaces.create(SPACE).count_raw()
   return config.lock()
+
+
+def tables() -> dict[str, proxy.Table]:
+  """Returns the tables of all networks, trained without and under the teacher, by search."""
+  spec = importlib.util.spec_from_file_location("table", HERE.parent / "search" / "table.py")
+  table = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(table)
+  space = spaces.create(SPACE)
+  command = "python experiments/akd/measure.py"
+  records = card.search(f"{__file__}:table", RUN / "table")
+  table.store(space, records, TABLES["teacher"], command)
+  return {arm: proxy.Table(path, space) for arm, path in TABLES.items()}
+
+
+def look_up(found: Mapping[str, proxy.Table]) -> dict[str, list[tuple[int, ...]]]:
+  """Returns the best network of each search in each table."""
+  space, (name, options) = spaces.create(SPACE), ALGORITHM
+  best = {}
+  for arm, table in found.items():
+    trials = [card.look_up(table, space, REWARD, name, s, TRIALS, **options) for s in SEEDS]
+    best[arm] = [max(of_seed, key=lambda trial: trial[1])[0] for of_seed in trials]
+  return best
+
+
+def judge(best: Mapping[str, Sequence[tuple[int, ...]]]) -> dict[tuple[str, str], list[float]]:
+  """Returns the test accuracies of what was found, means over `AGAIN`."""
+  points = {point for of_arm in best.values() for point in of_arm}
+  judged = {}
+  for how, teachers in (
+    ("taught", {"teacher": f"run:{RUN / 'teachers' / 'teacher'}"}),
+    ("plain", {}),
+  ):
+    config = akd.searched(get_config(), teachers)
+    # The searches are over: what they have not seen judges.
+    config.data.split.update({"validation": "test", "test": "validation"})
+    again = card.train_anew(config, points, AGAIN, RUN / f"anew_{how}.json")
+    for arm, of_arm in best.items():
+      judged[arm, how] = [
+        float(np.mean([values["accuracy"] for values in again[point]])) for point in of_arm
+      ]
+  return judged
+
+
+def ranks(found: Mapping[str, proxy.Table]) -> dict[str, Any]:
+  """Returns the card's section of how networks rank with and without the teacher."""
+  space = spaces.create(SPACE)
+  worth = {
+    arm: {point: table(space, point, 0)["accuracy"] for point in space.points()}
+    for arm, table in found.items()
+  }
+  names = {"plain": "without", "teacher": "under the teacher"}
+  rows = [["Kendall's tau of accuracies", *(f"all networks, {name}" for name in names.values())]]
+  points = list(space.points())
+  both = rewards.kendall(*([of_arm[point] for point in points] for of_arm in worth.values()))
+  for arm, name in names.items():
+    own: dict[tuple[int, ...], list[float]] = {}
+    for seed in LIVE_SEEDS:
+      folder = RUN / "searches" / f"{arm}_{seed}"
+      for record in searches.finished(get_config().search, folder):
+        if record.reward is not None:
+          own.setdefault(record.tokens, []).append(record.values["accuracy"])
+    means = [float(np.mean(values)) for values in own.values()]
+    taus = [rewards.kendall(means, [of_arm[p] for p in own]) for of_arm in worth.values()]
+    rows.append([f"{len(own)} networks of searches, {name}", *(f"{tau:.2f}" for tau in taus)])
+  return {
+    "title": "Do networks rank otherwise under a teacher?",
+    "text": (
+      f"Over all {len(points)} networks, Kendall's tau between accuracies without and under the "
+      f"teacher is {both:.2f}. What other seeds alone do to it is in the table: networks that the "
+      "searches below have trained, at their own seeds, against the same networks of both tables. "
+      "A teacher changes the ranking if a row's own column is the larger."
+    ),
+    "table": rows,
+  }
 
 
 def main() -> None:
@@ -74,28 +176,45 @@ def main() -> None:
     ],
     check=True,
   )
-  seconds = (time.perf_counter() - started) / len(SEEDS)
-  found = json.loads((RUN / "akd.json").read_text(encoding="utf-8"))
+  seconds = [(time.perf_counter() - started) / len(LIVE_SEEDS)]
   path = HERE / "results.json"
   if path.exists():
-    seconds = max(seconds, *json.loads(path.read_text(encoding="utf-8"))["seconds"])
-  path.write_text(json.dumps(results(found, seconds), indent=2) + "\n", encoding="utf-8")
+    # Of a start that had less to do, the earlier figure.
+    seconds = max(seconds, json.loads(path.read_text(encoding="utf-8"))["seconds"])
+  live = json.loads((RUN / "akd.json").read_text(encoding="utf-8"))
+  found = tables()
+  best = look_up(found)
+  made = results(live, best, judge(best), seconds)
+  made["sections"].append(ranks(found))
+  path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
 
 
-def results(found: dict, seconds: float) -> dict:
-  """Returns what the card shows of `akd.json`."""
-  rows = {arm: found["students"][arm] for arm in ("teacher", "plain")}
-  arms = {name: [row[how] for row in rows[arm]] for (arm, how), name in ARMS.items()}
-  cost = {
-    name: ", ".join(f"{row['madds'] / 1e3:.0f}k" for row in rows[arm])
-    for (arm, _), name in ARMS.items()
-  }
-  weights = {
-    name: ", ".join(f"{row['params'] / 1e3:.1f}k" for row in rows[arm])
-    for (arm, _), name in ARMS.items()
-  }
+def _compared(found: Found) -> dict[str, Any]:
+  """Returns arms and comparisons of a part of the card."""
   taught, distilled, untaught, plain = ARMS.values()
-  structure, teacher = found["structure"], found["teachers"]["teacher"]
+  return {
+    "arms": {name: list(found[arm]) for arm, name in ARMS.items()},
+    "comparisons": [[taught, distilled], [untaught, plain], [distilled, plain], [taught, untaught]],
+    "decisive": 1,
+  }
+
+
+def results(
+  live: Mapping[str, Any],
+  best: Mapping[str, Sequence[tuple[int, ...]]],
+  judged: Found,
+  seconds: Sequence[float],
+) -> dict[str, Any]:
+  """Returns what the card shows.
+
+  live: what `akd.json` holds. best: of `look_up`. judged: of `judge`. seconds: of the live part.
+  """
+  space = spaces.create(SPACE)
+  plain = proxy.Table(TABLES["plain"], space)
+  madds = {arm: [plain(space, p, 0)["madds"] for p in points] for arm, points in best.items()}
+  rows = {arm: live["students"][arm] for arm in ("teacher", "plain")}
+  structure, teacher = live["structure"], live["teachers"]["teacher"]
+  name = ALGORITHM[0]
   return {
     "title": "AKD (Liu et al. 2020, arXiv 1911.09074)",
     "claim": (
@@ -105,29 +224,55 @@ def results(found: dict, seconds: float) -> dict:
     "command": "python experiments/akd/measure.py\npython -m effnets.card akd",
     "setting": (
       f"`cluttered_digits` of 16 pixels; the teacher is {TEACHER} after {TEACHER_STEPS} steps "
-      f"(test top-1 {teacher['top1']:.2%}); each search trains {TRIALS} children of the 512 "
-      "networks of `mnas_micro` for 200 steps, by independent logits and the hard reward at "
-      f"{TARGET / 1e3:.0f} thousand multiply-adds; the best of each is trained for {STEPS} steps "
-      "without and with the teacher (weight 0.9, temperature 1). A seed is that of search and "
-      "trainings; the teacher is one."
+      f"(test top-1 {teacher['top1']:.2%}). All {space.count_unique()} networks of `{SPACE}` were "
+      "trained for 200 steps without it (`experiments/search/table.jsonl`) and under it "
+      f"(`table.jsonl`; weight 0.9, temperature 1). {len(SEEDS)} searches in each table, {TRIALS} "
+      f"trials by independent logits (`{name}`), the hard reward at {TARGET / 1e3:.0f} thousand "
+      f"multiply-adds; the best of each is trained again without and with the teacher at "
+      f"{len(AGAIN)} seeds that the tables have not seen; means of test top-1."
     ),
-    "figure": "test top-1",
-    "seeds": sorted({row["seed"] for row in rows["plain"]}),
-    "arms": arms,
-    "columns": {"MAdds": cost, "weights": weights},
-    "comparisons": [[taught, distilled], [untaught, plain], [distilled, plain], [taught, untaught]],
-    "decisive": 1,
+    "figure": "test top-1, trained anew",
+    "seeds": list(SEEDS),
+    **_compared(judged),
+    "columns": {
+      "MAdds": {name: f"{np.mean(madds[arm]) / 1e3:.0f}k" for (arm, _), name in ARMS.items()},
+      "different networks": {name: str(len(set(best[arm]))) for (arm, _), name in ARMS.items()},
+    },
+    "more": [
+      {
+        "title": "Searches that train",
+        "claim": "The same, of searches whose children are trained.",
+        "setting": (
+          f"Each search trains {LIVE_TRIALS} children for 200 steps; the best of each is trained "
+          f"for {STEPS} steps. A seed is that of search and trainings; the teacher is one."
+        ),
+        "figure": "test top-1",
+        "seeds": sorted({row["seed"] for row in rows["plain"]}),
+        "columns": {
+          "MAdds": {
+            name: ", ".join(f"{row['madds'] / 1e3:.0f}k" for row in rows[arm])
+            for (arm, _), name in ARMS.items()
+          },
+          "weights": {
+            name: ", ".join(f"{row['params'] / 1e3:.1f}k" for row in rows[arm])
+            for (arm, _), name in ARMS.items()
+          },
+        },
+        **_compared({(arm, how): [row[how] for row in rows[arm]] for arm, how in ARMS}),
+      },
+    ],
     "sections": [
       {
         "title": "What the searches chose",
         "text": (
-          f"Silhouettes on Hamming distance, best quarter of every search, {structure['networks']} "
-          f"networks: by teacher {structure['by_arm']:+.3f}, by seed {structure['by_seed']:+.3f}. "
-          "The teacher would leave a mark in the structure if the first were the larger."
+          f"Silhouettes on Hamming distance, best quarter of every search that trains, "
+          f"{structure['networks']} networks: by teacher {structure['by_arm']:+.3f}, by seed "
+          f"{structure['by_seed']:+.3f}. The teacher would leave a mark in the structure if the "
+          "first were the larger."
         ),
       }
     ],
-    "seconds": [seconds],
+    "seconds": list(seconds),
     "machine": card.machine(),
     "paper": {
       "command": "python -m effnets.main --mode=search --config=configs/akd.py:imagenet "
@@ -138,9 +283,9 @@ def results(found: dict, seconds: float) -> dict:
       ],
     },
     "differences": [
-      "A space of 512 networks, a teacher of thousands of weights, and searches of "
-      f"{TRIALS} children; the paper's has 10,000 in MnasNet's space.",
-      "Independent logits instead of the recurrent controller, which learns nothing in so few.",
+      f"A space of {space.count_unique()} networks and a teacher of thousands of weights; the "
+      "paper's searches try 10,000 in MnasNet's space.",
+      "Independent logits instead of the recurrent controller, which learns less in so few trials.",
       "The hard reward, so that students cost the same; the paper's is soft.",
     ],
   }

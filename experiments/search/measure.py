@@ -18,7 +18,7 @@ import numpy as np
 
 from effnets import card, configuration, errors
 from effnets.evaluation import comparison
-from effnets.search import algorithms, lut, proxy, rewards, spaces
+from effnets.search import lut, proxy, rewards, spaces
 
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "table.jsonl"
@@ -62,15 +62,7 @@ def search(
   space: Any, table: proxy.Table, seed: int, name: str, **settings: Any
 ) -> list[tuple[tuple[int, ...], float]]:
   """Returns tokens and reward of every trial of a serial search, `TRIALS` of them."""
-  algorithm = algorithms.create(name, space, seed, **settings)
-  found = []
-  for number in range(TRIALS):
-    proposal = algorithm.propose(number)
-    values = table(space, proposal.tokens, 0)
-    reward = REWARD(values)
-    algorithm.tell(algorithms.Result(number, proposal, reward, values))
-    found.append((proposal.tokens, reward))
-  return found
+  return card.look_up(table, space, REWARD, name, seed, TRIALS, **settings)
 
 
 def retrain(points: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[float]]:
@@ -279,7 +271,7 @@ def results(
       f"All {len(table)} networks of `{SPACE}` (three blocks, each of operation, kernel and "
       f"squeeze-excitation; {low:.0f} to {high:.0f} microseconds) were trained once for 200 steps "
       "on `cluttered_digits` of 16 pixels (`table.jsonl`), so every proposal is looked up and none "
-      "is the nearest of others. Reward: hold-out accuracy *  (latency / 80 microseconds)^-0.07; "
+      "is the nearest of others. Reward: hold-out accuracy × (latency / 80 microseconds)^-0.07; "
       "latency is a picture's on one thread of a processor, by a table of layers. "
       f"{len(SEEDS)} seeds of each search. Below: the best reward after {DECISIVE} trials; the "
       f"best of the table is {every[ranked[0]]:.2%}, its median "

@@ -47,8 +47,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def store(space, records, path: pathlib.Path) -> int:
+def store(space, records, path: pathlib.Path, command: str = COMMAND) -> int:
   """Writes the table of a space's finished search; returns how many networks it has.
+
+  command: what made it, and goes on if networks are missing.
 
   Raises: UserError if a network of the space is not among the records.
   """
@@ -57,9 +59,9 @@ def store(space, records, path: pathlib.Path) -> int:
   if missing:
     raise errors.UserError(
       f"{missing} of {space.count_unique()} networks of {space.name!r} are not trained; "
-      f"`{COMMAND}` goes on."
+      f"`{command}` goes on."
     )
-  return proxy.write_table(path, space, done.values(), COMMAND)
+  return proxy.write_table(path, space, done.values(), command)
 
 
 def main() -> int:

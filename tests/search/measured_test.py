@@ -162,7 +162,7 @@ def test_the_card_of_teachers():
   measure = module("measure", "akd")
   config = measure.get_config("seed=7,trials=3")
   assert config.akd.seeds == (7,) and config.search.trials == 3
-  assert measure.get_config().akd.seeds == measure.SEEDS
+  assert measure.get_config().akd.seeds == measure.LIVE_SEEDS
 
   def students(plain, taught):
     rows = zip(plain, taught, strict=True)
@@ -171,7 +171,7 @@ def test_the_card_of_teachers():
       for seed, (p, t) in enumerate(rows)
     ]
 
-  found = {
+  live = {
     "teachers": {"teacher": {"top1": 0.8}},
     "students": {
       "plain": students((0.5, 0.6, 0.5), (0.6, 0.6, 0.6)),
@@ -179,8 +179,39 @@ def test_the_card_of_teachers():
     },
     "structure": {"networks": 24, "by_arm": 0.1, "by_seed": -0.1},
   }
-  text = cards.render(measure.results(found, 60.0))
-  # Differences 0.1, 0.2, 0.1: mean 2/15, s.e. 1/30.
+  first, second, *_ = SPACE.points()
+  count = len(measure.SEEDS)
+  best = {"plain": [first] * count, "teacher": [first, second] * (count // 2)}
+  judged = {
+    ("teacher", "taught"): [0.6, 0.72] * (count // 2),
+    ("plain", "taught"): [0.65] * count,
+    ("teacher", "plain"): [0.5] * count,
+    ("plain", "plain"): [0.4] * count,
+  }
+  text = cards.render(measure.results(live, best, judged, [60.0]))
+  # Of searches that train, differences 0.1, 0.2, 0.1: mean 2/15, s.e. 1/30.
   pair = "searched with the teacher, then taught over searched without, then taught"
   assert f"| {pair} | +13.33% ± 3.33% | +4.0 |" in text
-  assert "(test top-1 80.00%)" in text and "The claim is **reproduced**" in text
+  # In tables -0.05 and 0.07: s.e. 0.06 * sqrt(20 / 19) / sqrt(20).
+  assert f"| {pair} | +1.00% ± 1.38% | +0.7 |" in text
+  assert "(test top-1 80.00%)" in text
+  verdicts = [line for line in text.splitlines() if line.startswith("The claim is")]
+  assert ["not reproduced" in line for line in verdicts] == [True, False]
+
+
+def test_searches_with_and_without_a_teacher_look_up_their_own_table():
+  measure = module("measure", "akd")
+
+  def table(preferred):
+    def worth(space, point, seed):
+      return {"accuracy": 0.5 + 0.4 * (point == preferred), "madds": 1e5}
+
+    return worth
+
+  first, *_, last = SPACE.points()
+  measure.SEEDS, measure.TRIALS = (0, 1), 400
+  measure.ALGORITHM = ("random", {})
+  found = measure.look_up({"plain": table(first), "teacher": table(last)})
+  # 400 of 512 without a repetition: what is not met is not found.
+  for arm, preferred in (("plain", first), ("teacher", last)):
+    assert len(found[arm]) == 2 and preferred in found[arm]
