@@ -217,11 +217,21 @@ class Table:
 
   def __call__(self, space: Any, tokens: tuple[int, ...], seed: int) -> dict[str, Any]:
     """Returns the network's values. Raises: InfeasibleError if the table has not got it."""
+    found = self.trainings(space, tokens)
+    return found[seed % len(found)]
+
+  def trainings(self, space: Any, tokens: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Returns the values of every training of a network. Raises: as a call."""
     found = self._values.get(space.key(tokens))
     if found is None:
       raise InfeasibleError("the table does not have it")
     costs = {} if self._costs is None else self._costs(space, tokens)
-    return {**found[seed % len(found)], **costs}
+    return [{**values, **costs} for values in found]
+
+  def mean(self, space: Any, tokens: tuple[int, ...], seed: int = 0) -> dict[str, float]:
+    """Returns a network's values, averaged over its trainings; `seed` is not used. Raises: so."""
+    found = self.trainings(space, tokens)
+    return {name: sum(values[name] for values in found) / len(found) for name in found[0]}
 
 
 def write_table(

@@ -2,14 +2,15 @@
 
 `python experiments/akd/measure.py`
 
-Trains a teacher; trains every network of a small space under it, as `experiments/search/table.py`
-has without it, and searches in both tables; trains what is found without and with the teacher, at
-other seeds. Then the experiment of `configs/akd.py` in small: searches without and with it whose
-children are trained, at three seeds, and their winners. Writes `table.jsonl` and `results.json`
-here. Resumable: what is finished is not done again.
+Trains a teacher; trains every network of a small space under it at three seeds, as
+`experiments/search/table.py` has without it, and searches in both tables; trains what is found
+without and with the teacher, at other seeds. Then the experiment of `configs/akd.py` in small:
+searches without and with it whose children are trained, at three seeds, and their winners. Writes
+`table.jsonl` and `results.json` here. Resumable: what is finished is not done again.
 """
 
 import importlib.util
+import itertools
 import json
 import pathlib
 import subprocess
@@ -21,9 +22,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from effnets import card, configuration
+from effnets import card, configuration, errors
 from effnets.search import akd, proxy, recipes, rewards, spaces
-from effnets.search import settings as searches
 
 HERE = pathlib.Path(__file__).parent
 RUN = pathlib.Path("runs/cards/akd")
@@ -32,9 +32,8 @@ SPACE = "mnas_micro"
 TARGET = 1.5e5
 REWARD = rewards.Reward("hard", {"madds": TARGET})
 TEACHER, TEACHER_STEPS = "efficientnet_tiny", 1000
-# Searches in tables.
-SEEDS = tuple(range(20))
-TRIALS = 100
+# Searches in tables: so many in each of a table's trainings of all networks.
+SEARCHES, TRIALS = 20, 100
 ALGORITHM = ("factorised", {"batch": 10, "learning_rate": 0.2})
 AGAIN = (1000, 1001, 1002)  # seeds of the trainings that judge what was found
 # Searches whose children are trained.
@@ -47,6 +46,8 @@ ARMS = {
   ("teacher", "plain"): "searched with the teacher, then not taught",
   ("plain", "plain"): "searched without, then not taught",
 }
+Best = Mapping[str, Sequence[Sequence[tuple[int, ...]]]]
+"""Search -> training of the table -> what each of its searches takes for the best."""
 Found = Mapping[tuple[str, str], Sequence[float]]
 """Search and how its winner is trained -> a figure of every seed."""
 
@@ -54,7 +55,7 @@ Found = Mapping[tuple[str, str], Sequence[float]]
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the live experiment; `seed=`, `trials=` and `steps=` make another, such as a trial.
 
-  With `table`, the search that trains all networks of the space under the teacher.
+  With `table` and a seed, the search that trains all networks of the space under the teacher.
   """
   args = configuration.arguments(
     arg,
@@ -86,6 +87,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     }
   )
   if "table" in args.words:
+    config.seed = max(args.seed, 0)
     config = akd.searched(config, {"teacher": f"run:{RUN / 'teachers' / 'teacher'}"})
     config.search.algorithm = ml_collections.ConfigDict({"name": "exhaustive", "options": {}})
     config.search.trials = spaces.create(SPACE).count_raw()
@@ -93,30 +95,48 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def tables() -> dict[str, proxy.Table]:
-  """Returns the tables of all networks, trained without and under the teacher, by search."""
+  """Returns the tables of all networks, trained without and under the teacher, by search.
+
+  Raises: UserError if they are not of as many trainings.
+  """
   spec = importlib.util.spec_from_file_location("table", HERE.parent / "search" / "table.py")
   table = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(table)
   space = spaces.create(SPACE)
   command = "python experiments/akd/measure.py"
-  records = card.search(f"{__file__}:table", RUN / "table")
-  table.store(space, records, TABLES["teacher"], command)
-  return {arm: proxy.Table(path, space) for arm, path in TABLES.items()}
+  searches = [
+    card.search(f"{__file__}:table,seed={seed}", RUN / "table" / str(seed)) for seed in table.SEEDS
+  ]
+  table.store(space, searches, TABLES["teacher"], command)
+  found = {arm: proxy.Table(path, space) for arm, path in TABLES.items()}
+  counts = {arm: len(each.trainings(space, next(space.points()))) for arm, each in found.items()}
+  if len(set(counts.values())) > 1:
+    raise errors.UserError(
+      f"trainings of a network differ, {counts}; `{table.COMMAND}` makes them."
+    )
+  return found
 
 
-def look_up(found: Mapping[str, proxy.Table]) -> dict[str, list[tuple[int, ...]]]:
-  """Returns the best network of each search in each table."""
+def look_up(found: Mapping[str, Any]) -> Best:
+  """Returns the best networks of the searches in each training of the tables."""
   space, (name, options) = spaces.create(SPACE), ALGORITHM
-  best = {}
+  trainings = len(found["plain"].trainings(space, next(space.points())))
+  best: dict[str, list[list[tuple[int, ...]]]] = {}
   for arm, table in found.items():
-    trials = [card.look_up(table, space, REWARD, name, s, TRIALS, **options) for s in SEEDS]
-    best[arm] = [max(of_seed, key=lambda trial: trial[1])[0] for of_seed in trials]
+    best[arm] = []
+    for training in range(trainings):
+      looked_up = lambda space, tokens, _: table(space, tokens, training)  # noqa: B023, E731
+      trials = [
+        card.look_up(looked_up, space, REWARD, name, seed, TRIALS, **options)
+        for seed in range(SEARCHES)
+      ]
+      best[arm].append([max(each, key=lambda trial: trial[1])[0] for each in trials])
   return best
 
 
-def judge(best: Mapping[str, Sequence[tuple[int, ...]]]) -> dict[tuple[str, str], list[float]]:
-  """Returns the test accuracies of what was found, means over `AGAIN`."""
-  points = {point for of_arm in best.values() for point in of_arm}
+def judge(best: Best) -> dict[tuple[str, str], list[float]]:
+  """Returns the test accuracies of what was found, means over `AGAIN` and the searches."""
+  points = {point for of_arm in best.values() for found in of_arm for point in found}
   judged = {}
   for how, teachers in (
     ("taught", {"teacher": f"run:{RUN / 'teachers' / 'teacher'}"}),
@@ -128,7 +148,8 @@ def judge(best: Mapping[str, Sequence[tuple[int, ...]]]) -> dict[tuple[str, str]
     again = card.train_anew(config, points, AGAIN, RUN / f"anew_{how}.json")
     for arm, of_arm in best.items():
       judged[arm, how] = [
-        float(np.mean([values["accuracy"] for values in again[point]])) for point in of_arm
+        float(np.mean([values["accuracy"] for point in found for values in again[point]]))
+        for found in of_arm
       ]
   return judged
 
@@ -136,31 +157,26 @@ def judge(best: Mapping[str, Sequence[tuple[int, ...]]]) -> dict[tuple[str, str]
 def ranks(found: Mapping[str, proxy.Table]) -> dict[str, Any]:
   """Returns the card's section of how networks rank with and without the teacher."""
   space = spaces.create(SPACE)
+  points = list(space.points())
   worth = {
-    arm: {point: table(space, point, 0)["accuracy"] for point in space.points()}
+    arm: np.array([[v["accuracy"] for v in table.trainings(space, p)] for p in points]).T
     for arm, table in found.items()
   }
+  pairs = list(itertools.permutations(range(len(worth["plain"])), 2))
+  between = {
+    (a, b): [rewards.kendall(worth[a][i], worth[b][j]) for i, j in pairs]
+    for a, b in itertools.product(worth, worth)
+  }
   names = {"plain": "without", "teacher": "under the teacher"}
-  rows = [["Kendall's tau of accuracies", *(f"all networks, {name}" for name in names.values())]]
-  points = list(space.points())
-  both = rewards.kendall(*([of_arm[point] for point in points] for of_arm in worth.values()))
-  for arm, name in names.items():
-    own: dict[tuple[int, ...], list[float]] = {}
-    for seed in LIVE_SEEDS:
-      folder = RUN / "searches" / f"{arm}_{seed}"
-      for record in searches.finished(get_config().search, folder):
-        if record.reward is not None:
-          own.setdefault(record.tokens, []).append(record.values["accuracy"])
-    means = [float(np.mean(values)) for values in own.values()]
-    taus = [rewards.kendall(means, [of_arm[p] for p in own]) for of_arm in worth.values()]
-    rows.append([f"{len(own)} networks of searches, {name}", *(f"{tau:.2f}" for tau in taus)])
+  rows = [["Kendall's tau of accuracies at two seeds", *names.values()]]
+  for a, name in names.items():
+    rows.append([name, *(f"{np.mean(between[a, b]):.3f}" for b in names)])
   return {
     "title": "Do networks rank otherwise under a teacher?",
     "text": (
-      f"Over all {len(points)} networks, Kendall's tau between accuracies without and under the "
-      f"teacher is {both:.2f}. What other seeds alone do to it is in the table: networks that the "
-      "searches below have trained, at their own seeds, against the same networks of both tables. "
-      "A teacher changes the ranking if a row's own column is the larger."
+      f"Over all {len(points)} networks, means over pairs of different seeds. A teacher changes "
+      "the ranking if networks trained without it and under it agree less than those trained "
+      "alike."
     ),
     "table": rows,
   }
@@ -201,7 +217,7 @@ def _compared(found: Found) -> dict[str, Any]:
 
 def results(
   live: Mapping[str, Any],
-  best: Mapping[str, Sequence[tuple[int, ...]]],
+  best: Best,
   judged: Found,
   seconds: Sequence[float],
 ) -> dict[str, Any]:
@@ -211,7 +227,8 @@ def results(
   """
   space = spaces.create(SPACE)
   plain = proxy.Table(TABLES["plain"], space)
-  madds = {arm: [plain(space, p, 0)["madds"] for p in points] for arm, points in best.items()}
+  points = {arm: [p for found in of_arm for p in found] for arm, of_arm in best.items()}
+  madds = {arm: [plain(space, p, 0)["madds"] for p in each] for arm, each in points.items()}
   rows = {arm: live["students"][arm] for arm in ("teacher", "plain")}
   structure, teacher = live["structure"], live["teachers"]["teacher"]
   name = ALGORITHM[0]
@@ -226,17 +243,18 @@ def results(
       f"`cluttered_digits` of 16 pixels; the teacher is {TEACHER} after {TEACHER_STEPS} steps "
       f"(test top-1 {teacher['top1']:.2%}). All {space.count_unique()} networks of `{SPACE}` were "
       "trained for 200 steps without it (`experiments/search/table.jsonl`) and under it "
-      f"(`table.jsonl`; weight 0.9, temperature 1). {len(SEEDS)} searches in each table, {TRIALS} "
-      f"trials by independent logits (`{name}`), the hard reward at {TARGET / 1e3:.0f} thousand "
-      f"multiply-adds; the best of each is trained again without and with the teacher at "
-      f"{len(AGAIN)} seeds that the tables have not seen; means of test top-1."
+      "(`table.jsonl`; weight 0.9, temperature 1), at seeds of their own. In each such training of "
+      f"all networks {SEARCHES} searches, {TRIALS} trials by independent logits (`{name}`), the "
+      f"hard reward at {TARGET / 1e3:.0f} thousand multiply-adds; the best of each is trained "
+      f"again without and with the teacher at {len(AGAIN)} seeds that the tables have not seen; "
+      "means of test top-1 over the searches. A seed below is that of the tables."
     ),
     "figure": "test top-1, trained anew",
-    "seeds": list(SEEDS),
+    "seeds": list(range(len(best["plain"]))),
     **_compared(judged),
     "columns": {
       "MAdds": {name: f"{np.mean(madds[arm]) / 1e3:.0f}k" for (arm, _), name in ARMS.items()},
-      "different networks": {name: str(len(set(best[arm]))) for (arm, _), name in ARMS.items()},
+      "different networks": {name: str(len(set(points[arm]))) for (arm, _), name in ARMS.items()},
     },
     "more": [
       {

@@ -7,6 +7,7 @@ other seeds, searches once by every method with training in place of the table, 
 `results.json` and `curves.png` here. Resumable: what is trained is not trained again.
 """
 
+import itertools
 import json
 import pathlib
 import sys
@@ -61,8 +62,11 @@ def load(path: pathlib.Path = TABLE) -> tuple[Any, proxy.Table]:
 def search(
   space: Any, table: proxy.Table, seed: int, name: str, **settings: Any
 ) -> list[tuple[tuple[int, ...], float]]:
-  """Returns tokens and reward of every trial of a serial search, `TRIALS` of them."""
-  return card.look_up(table, space, REWARD, name, seed, TRIALS, **settings)
+  """Returns tokens and reward of every trial of a serial search, `TRIALS` of them.
+
+  A network is worth what its trainings in the table come to in the mean.
+  """
+  return card.look_up(table.mean, space, REWARD, name, seed, TRIALS, **settings)
 
 
 def retrain(points: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], list[float]]:
@@ -155,6 +159,19 @@ def timed(tables: Sequence[lut.Table]) -> dict[str, Any]:
   }
 
 
+def _agreement(space: Any, table: proxy.Table) -> str:
+  """Returns a sentence about the trainings in a table, if there are several of each network."""
+  every = [[REWARD(v) for v in table.trainings(space, point)] for point in space.points()]
+  if len(every[0]) < 2:
+    return ""
+  columns = itertools.combinations(zip(*every, strict=True), 2)
+  tau = np.mean([rewards.kendall(*pair) for pair in columns])
+  return (
+    f"A network is worth the mean of {len(every[0])} trainings, any two of which rank the networks "
+    f"with a Kendall's tau of {tau:.2f}. "
+  )
+
+
 def best(trials: Sequence[tuple[tuple[int, ...], float]], count: int) -> tuple[int, ...]:
   """Returns the tokens of the best of the first `count` trials, the earlier one of equals."""
   return max(trials[:count], key=lambda trial: trial[1])[0]
@@ -194,7 +211,7 @@ def main() -> int:
       trials[method].append(search(space, table, seed, name, **settings))
       seconds[place] += time.perf_counter() - started
   made = results(space, table, trials, seconds.tolist(), HERE)
-  every = {point: REWARD(table(space, point, 0)) for point in space.points()}
+  every = {point: REWARD(table.mean(space, point)) for point in space.points()}
   trained = {method: live(name, **settings) for method, (name, settings) in METHODS.items()}
   made["sections"].append(confirmed(every, trained, trials))
   made["sections"].append(timed([lut.load(path) for path in LUTS]))
@@ -213,7 +230,7 @@ def results(
 
   trials: method -> seed -> the trials of `search`.
   """
-  every = {point: REWARD(table(space, point, 0)) for point in space.points()}
+  every = {point: REWARD(table.mean(space, point)) for point in space.points()}
   ranked = sorted(every, key=every.get, reverse=True)
   rank = {point: place for place, point in enumerate(ranked, 1)}
   # A cell space takes one block's choices for all blocks.
@@ -253,7 +270,7 @@ def results(
     }
     for method, seeds in trials.items()
   }
-  latencies = [table(space, point, 0)["latency"] * 1e3 for point in space.points()]
+  latencies = [table.mean(space, point)["latency"] * 1e3 for point in space.points()]
   low, high = min(latencies), max(latencies)
   return {
     "title": "MnasNet's search (Tan et al. 2019, arXiv 1807.11626)",
@@ -269,10 +286,11 @@ def results(
     ),
     "setting": (
       f"All {len(table)} networks of `{SPACE}` (three blocks, each of operation, kernel and "
-      f"squeeze-excitation; {low:.0f} to {high:.0f} microseconds) were trained once for 200 steps "
+      f"squeeze-excitation; {low:.0f} to {high:.0f} microseconds) were trained for 200 steps "
       "on `cluttered_digits` of 16 pixels (`table.jsonl`), so every proposal is looked up and none "
       "is the nearest of others. Reward: hold-out accuracy × (latency / 80 microseconds)^-0.07; "
       "latency is a picture's on one thread of a processor, by a table of layers. "
+      f"{_agreement(space, table)}"
       f"{len(SEEDS)} seeds of each search. Below: the best reward after {DECISIVE} trials; the "
       f"best of the table is {every[ranked[0]]:.2%}, its median "
       f"{np.median(list(every.values())):.2%}."

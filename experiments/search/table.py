@@ -1,8 +1,8 @@
-"""Trains every network of a small space once, and stores what each was worth.
+"""Trains every network of a small space at three seeds, and stores what each was worth.
 
 `python experiments/search/table.py`
 
-All 512 networks of `mnas_micro` on `cluttered_digits`, at one seed, as an exhaustive search whose
+All 512 networks of `mnas_micro` on `cluttered_digits`, as an exhaustive search a seed, whose
 children share their programs. Leaves `table.jsonl` here, for `config.search.evaluator.name=table`;
 each network has `accuracy` and `loss` on the hold-out part, `params`, `madds` and `latency`, in
 milliseconds by `lut.json`, which is
@@ -28,6 +28,7 @@ TABLE = HERE / "table.jsonl"
 LUT = HERE / "lut.json"
 SPACE = "mnas_micro"
 TARGET = 0.08  # milliseconds, about the median network's
+SEEDS = (0, 1, 2)
 COMMAND = "python experiments/search/table.py"
 
 
@@ -47,32 +48,35 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def store(space, records, path: pathlib.Path, command: str = COMMAND) -> int:
-  """Writes the table of a space's finished search; returns how many networks it has.
+def store(space, searches, path: pathlib.Path, command: str = COMMAND) -> int:
+  """Writes the table of a space's finished searches; returns how many trainings it has.
 
-  command: what made it, and goes on if networks are missing.
+  searches: the records of each. command: what made it, and goes on if networks are missing.
 
-  Raises: UserError if a network of the space is not among the records.
+  Raises: UserError if a network of the space is not among the records of a search.
   """
-  done = {record.key: record for record in records if record.state is study_lib.State.COMPLETE}
-  missing = space.count_unique() - len(done)
-  if missing:
-    raise errors.UserError(
-      f"{missing} of {space.count_unique()} networks of {space.name!r} are not trained; "
-      f"`{command}` goes on."
-    )
-  return proxy.write_table(path, space, done.values(), command)
+  trained = []
+  for records in searches:
+    done = {record.key: record for record in records if record.state is study_lib.State.COMPLETE}
+    missing = space.count_unique() - len(done)
+    if missing:
+      raise errors.UserError(
+        f"{missing} of {space.count_unique()} networks of {space.name!r} are not trained; "
+        f"`{command}` goes on."
+      )
+    trained += done.values()
+  return proxy.write_table(path, space, trained, command)
 
 
 def main() -> int:
   """Trains what is missing and writes `table.jsonl`; returns the exit status."""
-  records = card.search(__file__, RUN)
+  searches = [card.search(f"{__file__}:seed={seed}", RUN / str(seed)) for seed in SEEDS]
   try:
-    count = store(spaces.create(SPACE), records, TABLE)
+    count = store(spaces.create(SPACE), searches, TABLE)
   except errors.UserError as error:
     sys.stderr.write(f"Error: {error}\n")
     return 2
-  sys.stdout.write(f"{TABLE}: {count} networks\n")
+  sys.stdout.write(f"{TABLE}: {count} trainings\n")
   return 0
 
 

@@ -43,7 +43,7 @@ def test_a_table_has_every_network(tmp_path):
   path = tmp_path / "table.jsonl"
   done = records(SPACE.points())
   with pytest.raises(errors.UserError, match="5 of 512 networks of 'mnas_micro' are not trained"):
-    table.store(SPACE, done[5:], path)
+    table.store(SPACE, [done, done[5:]], path)
   assert not path.exists()
   with pytest.raises(errors.UserError, match="there is no .*table.jsonl"):
     measure.load(path)
@@ -51,7 +51,7 @@ def test_a_table_has_every_network(tmp_path):
   proxy.write_table(path, SPACE, done[:500], "by hand")
   with pytest.raises(errors.UserError, match="has 500 of 512 networks"):
     measure.load(path)
-  assert table.store(SPACE, done, path) == 512
+  assert table.store(SPACE, [done, done], path) == 1024
   space, found = measure.load(path)
   assert space.version == SPACE.version and found.about["command"] == table.COMMAND
   last = done[-1].tokens
@@ -62,7 +62,7 @@ def test_a_table_has_every_network(tmp_path):
 def test_searches_look_networks_up(method, tmp_path):
   table, measure = module("table"), module("measure")
   path = tmp_path / "table.jsonl"
-  table.store(SPACE, records(SPACE.points()), path)
+  table.store(SPACE, [records(SPACE.points())], path)
   space, found = measure.load(path)
   name, options = measure.METHODS[method]
   trials = measure.search(space, found, 3, name, **options)
@@ -137,7 +137,7 @@ def test_the_card_compares_what_was_found(tmp_path, monkeypatch):
 
   monkeypatch.setattr(measure, "retrain", retrain)
   path = tmp_path / "table.jsonl"
-  table.store(SPACE, records(SPACE.points()), path)
+  table.store(SPACE, [records(SPACE.points())], path)
   space, found = measure.load(path)
   reward = {point: measure.REWARD(values(point)) for point in space.points()}
   worst, *_, best = sorted(reward, key=reward.get)
@@ -180,38 +180,61 @@ def test_the_card_of_teachers():
     "structure": {"networks": 24, "by_arm": 0.1, "by_seed": -0.1},
   }
   first, second, *_ = SPACE.points()
-  count = len(measure.SEEDS)
-  best = {"plain": [first] * count, "teacher": [first, second] * (count // 2)}
+  best = {"plain": [[first] * 2] * 3, "teacher": [[first, second]] * 3}
   judged = {
-    ("teacher", "taught"): [0.6, 0.72] * (count // 2),
-    ("plain", "taught"): [0.65] * count,
-    ("teacher", "plain"): [0.5] * count,
-    ("plain", "plain"): [0.4] * count,
+    ("teacher", "taught"): [0.60, 0.66, 0.63],
+    ("plain", "taught"): [0.62] * 3,
+    ("teacher", "plain"): [0.5] * 3,
+    ("plain", "plain"): [0.4] * 3,
   }
   text = cards.render(measure.results(live, best, judged, [60.0]))
   # Of searches that train, differences 0.1, 0.2, 0.1: mean 2/15, s.e. 1/30.
   pair = "searched with the teacher, then taught over searched without, then taught"
   assert f"| {pair} | +13.33% ± 3.33% | +4.0 |" in text
-  # In tables -0.05 and 0.07: s.e. 0.06 * sqrt(20 / 19) / sqrt(20).
-  assert f"| {pair} | +1.00% ± 1.38% | +0.7 |" in text
+  # In tables -0.02, 0.04, 0.01: mean 0.01, s.e. 0.03 / sqrt(3).
+  assert f"| {pair} | +1.00% ± 1.73% | +0.6 |" in text
   assert "(test top-1 80.00%)" in text
   verdicts = [line for line in text.splitlines() if line.startswith("The claim is")]
   assert ["not reproduced" in line for line in verdicts] == [True, False]
 
 
-def test_searches_with_and_without_a_teacher_look_up_their_own_table():
+def tables(tmp_path, *worths):
+  """Returns a table of several trainings; worths: the accuracy of a point, of each."""
+  trained = [
+    [
+      Record(
+        n, Proposal(p), SPACE.key(p), State.COMPLETE, 0.5, {"accuracy": worth(p), "madds": 1e5}
+      )
+      for n, p in enumerate(SPACE.points())
+    ]
+    for worth in worths
+  ]
+  module("table").store(SPACE, trained, tmp_path / "table.jsonl")
+  return proxy.Table(tmp_path / "table.jsonl", SPACE)
+
+
+def test_searches_with_and_without_a_teacher_look_up_their_own_table(tmp_path, monkeypatch):
   measure = module("measure", "akd")
+  monkeypatch.setattr(measure, "SEARCHES", 2)
+  monkeypatch.setattr(measure, "TRIALS", 500)
+  monkeypatch.setattr(measure, "ALGORITHM", ("random", {}))
+  points = list(SPACE.points())
+  prefers = lambda own: lambda point: 0.9 if point == own else 0.5  # noqa: E731
+  plain = tables(tmp_path, prefers(points[0]), prefers(points[1]))
+  teacher = tables(tmp_path, prefers(points[-1]), prefers(points[-2]))
+  found = measure.look_up({"plain": plain, "teacher": teacher})
+  # 500 of 512 without a repetition: one of two searches meets what it looks for.
+  for arm, preferred in (("plain", points[:2]), ("teacher", points[:-3:-1])):
+    assert [len(of_training) for of_training in found[arm]] == [2, 2]
+    for of_training, own in zip(found[arm], preferred, strict=True):
+      assert own in of_training
 
-  def table(preferred):
-    def worth(space, point, seed):
-      return {"accuracy": 0.5 + 0.4 * (point == preferred), "madds": 1e5}
 
-    return worth
-
-  first, *_, last = SPACE.points()
-  measure.SEEDS, measure.TRIALS = (0, 1), 400
-  measure.ALGORITHM = ("random", {})
-  found = measure.look_up({"plain": table(first), "teacher": table(last)})
-  # 400 of 512 without a repetition: what is not met is not found.
-  for arm, preferred in (("plain", first), ("teacher", last)):
-    assert len(found[arm]) == 2 and preferred in found[arm]
+def test_agreement_of_rankings(tmp_path):
+  measure = module("measure", "akd")
+  order = {point: place / 1000 for place, point in enumerate(SPACE.points())}
+  plain = tables(tmp_path, order.get, order.get)
+  teacher = tables(tmp_path, order.get, lambda point: -order[point])
+  made = measure.ranks({"plain": plain, "teacher": teacher})["table"]
+  # Alike without; opposite under the teacher; between them once alike, once opposite.
+  assert [row[1:] for row in made[1:]] == [["1.000", "0.000"], ["0.000", "-1.000"]]
