@@ -2,7 +2,7 @@
 
 The order of scales, two parents for each block, offsets and kinds; the reward is AP alone.
 `configs/search_spinenet.py`: four intermediate blocks and outputs on levels 3 to 6, RetinaNet's
-heads, every child trained on scenes of one or two handwritten digits and judged on others; ten
+heads, every child trained on scenes of one or two handwritten digits and judged on others; eight
 children of 200 steps, meant for 15 minutes on two cores, most of which is compiling. No child
 sees a test digit.
 So short a training reaches an AP of hundredths at most, which ranks networks poorly: this default
@@ -30,7 +30,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     _coco(config)
   else:
     recipes.scenes(config, "retinanet_spinenet_tiny", "spinenet_tiny", steps=200)
-    config.search.trials = 10
+    config.search.trials = 8
   recipes.arguments(config, args)
   return config.lock()
 

@@ -22,7 +22,6 @@ PLANS = {
     ("configs/efficientnet.py:b7", "v5e-256", [LOCAL]),
     ("configs/efficientnet.py:b0", "v5e-16", []),
     ("configs/efficientnet.py:b0", "v5e-16", [LOCAL, "--config.model.remat=norm"]),
-    ("configs/efficientnet.py:b0", "v5e-16", [LOCAL, "--config.model.remat=block"]),
   ],
   "mnasnet": [("configs/mnasnet.py:a1", "v5e-16", [])],
   "mobilenetv3": [("configs/mobilenetv3.py:large", "v5e-16", [])],
@@ -65,6 +64,7 @@ PLANS = {
     ("configs/search_mnasnet.py:imagenet", "v5e-16", []),
     ("configs/search_spinenet.py:coco", "v5e-16", [SCENES]),
   ],
+  "akd": [("configs/akd.py:imagenet", "v5e-64", [])],
 }
 
 
