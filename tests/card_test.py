@@ -230,6 +230,7 @@ def test_a_plan_beside_the_results_is_told(tmp_path, monkeypatch):
   hours = {"hours": 7.0, "chip_hours": 112.0, "fraction": 0.4}
   fits = {**step, "fits": True, "roofline": roof, "recipe": hours}
   not_so = {**step, "fits": False, "reason": "Used 17.1G of 15.75G hbm", "stage": "student"}
+  not_so |= {"remat": "block"}
   made = {"command": "python -m effnets.main", "versions": {"jax": "1"}, "plans": [fits, not_so]}
   folder = tmp_path / "experiments" / "a_paper"
   folder.mkdir(parents=True)
@@ -241,5 +242,5 @@ def test_a_plan_beside_the_results_is_told(tmp_path, monkeypatch):
     "| efficientnet_b0, 224 px, batch norm local | v5e-16 | 3.0 of 16 GiB | 2,000 images/s/chip "
     "(memory) | 1,000 steps, 7.0 h, 112 chip-hours at 40% | 2 all-reduce |"
   ) in text
-  assert "| student: efficientnet_b0, 224 px, batch norm local | v5e-16 | Used 17.1G" in text
+  assert "| student: efficientnet_b0, 224 px, batch norm local, remat block | v5e-16 | Used" in text
   assert "(jax 1):\n\n```\npython -m effnets.main\n```" in text

@@ -75,6 +75,7 @@ def plan_section(plans: Sequence[Part]) -> dict[str, Any]:
       what, _, size = planned_example(plan)
       name = f"{plan['model']}, {size}"
       name += "" if "tokens" in plan else f", batch norm {plan['batch_norm']}"
+      name += f", remat {plan['remat']}" if plan.get("remat", "none") != "none" else ""
       name = f"{plan['stage']}: {name}" if plan["stage"] else name
       sent = "not known"
       if plan["collectives"] is not None:
