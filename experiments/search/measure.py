@@ -363,8 +363,8 @@ def results(
     "tried": [
       "One training of each network, so that a search sees one seed: after 100 trials PPO was "
       "ahead of random search by +1.81 % +- 0.32 % in the table, and by -0.62 % +- 0.68 % trained "
-      "anew, since the best of such a table is its luckiest; the best of the cell space was 6.86 % +- "
-      "1.01 % ahead of the best of all. Hence the mean of three, which was decided after that.",
+      "anew, since the best of such a table is its luckiest; the best of the cell space was 6.86 % "
+      "+- 1.01 % ahead of the best of all. Hence the mean of three, which was decided after that.",
     ],
     "differences": [
       "512 networks and 100 to 200 trials, not 10^13 and 8,000; learning rates and batches of the "
