@@ -109,7 +109,7 @@ def scenes(config: ml_collections.ConfigDict, model: str, space: str, *, steps: 
   config.ema.decay = 0.0
   _detectors(config, space)
   config.search.algorithm.name = "factorised"
-  config.search.algorithm.options.update({"batch": 4, "learning_rate": 0.2})
+  config.search.algorithm.options.update({"batch": 2, "learning_rate": 0.2})
 
 
 def films(config: ml_collections.ConfigDict, model: str, space: str, *, steps: int) -> None:
