@@ -139,11 +139,15 @@ class Watch:
         words = why if mistake else f"ended by an error ({why}). {_AGAIN}"
         text = f"Process {index} of {self._count}{': ' if mistake else ' '}{words}"
         verdict = f"{GRACE_SECONDS}\n{2 if mistake else LOST_STATUS}\n{text}"
+    silent = {}
     for index, (beat, when) in seen.items():
       if beats.get(index, "") != beat:
         seen[index] = (beats[index], now)
       elif now - when > LOST_SECONDS and index not in left:
-        verdict = f"0\n{LOST_STATUS}\n{_lost(index, self._count)}"
+        silent[index] = when
+    if silent:
+      # Whom others wait for may hold them up too; the first to fall silent is the cause.
+      verdict = f"0\n{LOST_STATUS}\n{_lost(min(silent, key=silent.get), self._count)}"
     if verdict:
       with contextlib.suppress(Exception):  # the first one stands
         self._client.key_value_set(f"{_VERDICT}0", verdict)

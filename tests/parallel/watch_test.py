@@ -138,6 +138,8 @@ def test_who_is_lost_and_who_has_left():
   same, late = dict.fromkeys(range(3), "7"), watch.LOST_SECONDS + 1
   assert judged(same, {}, {1: watch.LOST_SECONDS - 1}) is None
   assert judged(same, {}, {2: late}).startswith("0\n75\nProcess 2 of 3 is lost (no sign of life")
+  # Others may be held up by it, and fall silent in turn.
+  assert judged(same, {}, {1: late + 1, 2: late}).startswith("0\n75\nProcess 1 of 3 is lost")
   assert judged({**same, 2: "8"}, {}, {2: late}) is None  # it has just given one
   assert judged(same, {2: "0\n"}, {2: late}) is None  # it is done
   verdict = judged(same, {1: "1\nValueError: x"}, {})
