@@ -94,7 +94,8 @@ def look_up(
 ) -> list[tuple[tuple[int, ...], float]]:
   """Returns tokens and reward of every trial of a serial search in a table.
 
-  Args: table: an `effnets.search.proxy.Table`. name, options: of `search.algorithms.create`.
+  Args: table: (space, tokens, seed) -> values, as of an `effnets.search.proxy.Table`. name,
+  options: of `search.algorithms.create`.
   """
   from effnets.search import algorithms
 

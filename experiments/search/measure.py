@@ -281,6 +281,10 @@ def results(
     "command": (
       "python -m effnets.search.lut --space=mnas_micro --image_size=16 --num_classes=10 "
       "--out=experiments/search/lut.json\n"
+      "python -m effnets.search.lut --space=mnas_micro --image_size=16 --num_classes=10 "
+      "--runtime=onnx --out=experiments/search/lut_onnx.json\n"
+      "python -m effnets.search.lut --space=mnas_micro --image_size=16 --num_classes=10 "
+      "--runtime=tflite --out=experiments/search/lut_tflite.json\n"
       "python experiments/search/table.py\npython experiments/search/measure.py\n"
       "python -m effnets.card search"
     ),
