@@ -182,8 +182,8 @@ def ranks(found: Mapping[str, proxy.Table]) -> dict[str, Any]:
   }
 
 
-def main() -> None:
-  """Runs what is missing and writes `results.json`."""
+def main() -> int:
+  """Runs what is missing and writes `results.json`; returns the exit status."""
   started = time.perf_counter()
   subprocess.run(
     [
@@ -198,11 +198,16 @@ def main() -> None:
     # Of a start that had less to do, the earlier figure.
     seconds = max(seconds, json.loads(path.read_text(encoding="utf-8"))["seconds"])
   live = json.loads((RUN / "akd.json").read_text(encoding="utf-8"))
-  found = tables()
+  try:
+    found = tables()
+  except errors.UserError as error:
+    sys.stderr.write(f"Error: {error}\n")
+    return 2
   best = look_up(found)
   made = results(live, best, judge(best), seconds)
   made["sections"].append(ranks(found))
   path.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+  return 0
 
 
 def _compared(found: Found) -> dict[str, Any]:
@@ -310,4 +315,4 @@ def results(
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())
