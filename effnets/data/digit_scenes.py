@@ -6,8 +6,9 @@ A later digit covers an earlier one, but none ever loses more than three tenths 
 one that finds no such place in 20 tries is left out. A digit's pixels are those with a quarter of
 its ink or more; its mask is what is in sight of them, its box that mask's hull.
 
-  boxes, classes, crowd, masks   of the digits; a digit's class is what it says
-  semantic                       0 where no digit is, else its class + 1: 11 classes
+  boxes, classes, crowd, masks   of the digits; a digit's class is what it says, unless the option
+                                 `agnostic` makes all of them the one class `digit`
+  semantic                       0 where no digit is, else its class + 1: 11 classes, or 2
 
 Everything is a function of the options, the split and the index. Splits are those of `digits`, so
 no source digit is in two of them; there are 2,048 scenes of `train`, 256 of `validation`, 512 of
@@ -31,6 +32,7 @@ SPLITS = {"train": 2048, "validation": 256, "test": 512}
 
 # Smallest, largest and default value; examples: by split.
 _WHOLE = {"canvas": (32, 512, 128), "most": (1, 20, 4), "examples": (1, 10_000_000, 0)}
+_FLAGS = ("pixels", "agnostic")
 _INK = 64
 _IN_SIGHT = 0.7
 _TRIES = 20
@@ -39,9 +41,7 @@ _TRIES = 20
 class DigitScenes:
   """One split. canvas: side of the pictures. most: digits on one. semantic_names: of pixels."""
 
-  num_classes = digits.Digits.num_classes
   class_names = digits.Digits.class_names
-  category_ids = tuple(range(1, num_classes + 1))
   semantic_names = ("background", *class_names)
 
   def __init__(
@@ -53,10 +53,19 @@ class DigitScenes:
     most: int,
     examples: int,
     pixels: bool = False,
+    agnostic: bool = False,
   ):
-    """Composes scenes of the digits of `source`. pixels: classes are those of pixels."""
+    """Composes scenes of the digits of `source`.
+
+    pixels: classes are those of pixels. agnostic: all digits are of one class.
+    """
+    if agnostic:
+      self.class_names, self.semantic_names = ("digit",), ("background", "digit")
+    self._agnostic = agnostic
+    self.category_ids = tuple(range(1, len(self.class_names) + 1))
     if pixels:
-      self.num_classes, self.class_names = len(self.semantic_names), self.semantic_names
+      self.class_names = self.semantic_names
+    self.num_classes = len(self.class_names)
     self.name, self.image_size, self.most = f"digit_scenes/{split}", canvas, most
     self._split, self._source, self._examples = split, source, examples
     self.image_ids = np.arange(1, examples + 1, dtype=np.int64)
@@ -89,7 +98,7 @@ class DigitScenes:
           part = image[y : y + side, x : x + side]
           part[:] = (part * (255 - ink[..., None]) + shade * ink[..., None] + 127) // 255
           under[pixels] = len(sizes)
-          classes.append(int(self._source[row]["label"]))
+          classes.append(0 if self._agnostic else int(self._source[row]["label"]))
           sizes.append(int(pixels.sum()))
           break
     masks = owner[None] == np.arange(len(sizes))[:, None, None]
@@ -121,21 +130,23 @@ def _hull(mask: np.ndarray) -> tuple[int, int, int, int]:
 def open_split(
   argument: str, split: str, *, options: Mapping[str, Any], key: str, split_key: str
 ) -> DigitScenes:
-  """Returns one split; options `canvas`, `examples`, `most`, `pixels`.
+  """Returns one split; options `canvas`, `examples`, `most`, `pixels`, `agnostic`.
 
-  pixels: True where classes are those of `semantic`, as segmentation counts them.
+  pixels: True where classes are those of `semantic`, as segmentation counts them. agnostic: True
+  where it does not matter which digit one is.
 
   Raises: errors.UserError if the split or an option is not one of these.
   """
-  sources.check_options(options, (*_WHOLE, "pixels"), kind="digit_scenes", key=key)
-  pixels = options.get("pixels", False)
-  if not isinstance(pixels, bool):
-    raise errors.UserError(f"{key}.options.pixels={pixels!r} is not True or False.")
+  sources.check_options(options, (*_WHOLE, *_FLAGS), kind="digit_scenes", key=key)
+  flags = {name: options.get(name, False) for name in _FLAGS}
+  for name, value in flags.items():
+    if not isinstance(value, bool):
+      raise errors.UserError(f"{key}.options.{name}={value!r} is not True or False.")
   if split not in SPLITS:
     raise errors.unknown(split_key, split, "a split of digit_scenes", SPLITS)
   values = sources.whole_options(options, _WHOLE, most=SPLITS[split], key=key)
   source = digits.open_split(argument, split, options={}, key=key, split_key=split_key)
-  return DigitScenes(split, source, **values, pixels=pixels)
+  return DigitScenes(split, source, **values, **flags)
 
 
 def write(path: str | os.PathLike, options: Mapping[str, Any] | None = None) -> dict[str, int]:
@@ -151,5 +162,5 @@ def write(path: str | os.PathLike, options: Mapping[str, Any] | None = None) -> 
     coco_files.write(path, "val" if split == "validation" else split, source, semantic=True)
     counts[split] = len(source)
   names = pathlib.Path(path) / "semantic" / "classes.txt"
-  names.write_text("".join(f"{name}\n" for name in DigitScenes.semantic_names), encoding="utf-8")
+  names.write_text("".join(f"{name}\n" for name in source.semantic_names), encoding="utf-8")
   return counts

@@ -99,11 +99,12 @@ def elsewhere(name: str = "", folder: str = "") -> dict[str, Any]:
 def scenes(config: ml_collections.ConfigDict, model: str, space: str, *, steps: int) -> None:
   """Sets a search of detectors over embedded scenes of one or two digits, judged on AP.
 
-  model: registered; what it has beside the searched part stays.
+  All digits are of one class: where they are detectors learn in a few hundred steps, and differ in;
+  which they are they do not. model: registered; what it has beside the searched part stays.
   """
   config.search = section.defaults()
   recipes.digit_scenes(config, model, steps=steps)
-  config.data.options.update({"canvas": 64, "most": 2})
+  config.data.options.update({"canvas": 64, "most": 2, "agnostic": True})
   config.data.image_size = 64
   config.batch_size = 16
   config.ema.decay = 0.0

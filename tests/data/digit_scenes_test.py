@@ -37,6 +37,22 @@ def test_boxes_masks_and_classes_of_pixels_belong_together():
   assert set(counts) == {1, 2, 3, 4}
 
 
+def test_digits_may_be_of_one_class_in_the_same_scenes(tmp_path):
+  alike = _open(agnostic=True)
+  assert alike.num_classes == 1 and alike.class_names == ("digit",) and _open().num_classes == 10
+  for index in range(5):
+    one, ten = alike[index], _open()[index]
+    assert (one["classes"] == 0).all() and len(one["classes"]) == len(ten["classes"])
+    assert np.array_equal(one["semantic"], ten["semantic"] > 0)
+    for name in ("image", "boxes", "masks"):
+      assert np.array_equal(one[name], ten[name])
+  assert alike.truth([0])["categories"] == [{"id": 1, "name": "digit"}]
+  assert _open(agnostic=True, pixels=True).class_names == ("background", "digit")
+  digit_scenes.write(tmp_path, {"examples": 2, "canvas": 64, "agnostic": True})
+  names = (tmp_path / "semantic" / "classes.txt").read_text(encoding="utf-8").split()
+  assert names == ["background", "digit"]
+
+
 def test_a_single_digit_is_one_of_its_split_enlarged():
   source = _open("test", most=1)
   plain = sources.open_source("digits", "test")
@@ -100,6 +116,7 @@ def test_the_command_writes_all_splits(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
   ("split", "options", "message"),
   [
+    ("train", {"agnostic": 1}, "options.agnostic=1 is not True or False."),
     ("trian", {}, "config.data.split='trian' is not a split of digit_scenes. Nearest: 'train'"),
     ("train", {"canvas": 8}, "options.canvas=8 must be a whole number from 32 to 512"),
     ("test", {"examples": True}, "options.examples=True must be .* default: 512"),
