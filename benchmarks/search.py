@@ -11,9 +11,12 @@ The same networks, drawn from a space, are trained on the embedded digits
   known       the same children again: what a search comes to when its parts are known
   threads     the same, several at a time, each on its own part of the devices if there are several
   population  as many trainings of one network, different in seed, as one program
+  one_shot    not one by one: weights of a network that holds them all are trained for `--shared`
+              steps, in each through the masks of another network, and score every child
 
 in one process, without the cache of compiled programs on disk. `tau` is Kendall's rank correlation
-of their accuracies with the loop's; children of different precision may swap ranks that are near.
+of a mode's accuracies with those of a full training, `--full` steps by known programs at another
+seed; `tau_loop` that with the loop's.
 """
 
 import argparse
@@ -30,12 +33,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from effnets import configuration, training
-from effnets.search import population, proxy, rewards, settings, shared, spaces
+from effnets import configuration, data, training
+from effnets.search import one_shot, population, proxy, rewards, settings, shared, spaces, supernet
 
-MODES = ("loop", "shared", "known", "threads", "population")
+MODES = ("loop", "shared", "known", "threads", "population", "one_shot")
 
 
 def main() -> None:
@@ -43,6 +48,8 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--children", type=int, default=12)
   parser.add_argument("--steps", type=int, default=100)
+  parser.add_argument("--full", type=int, default=400, help="0: compare with no full training")
+  parser.add_argument("--shared", type=int, default=300)
   parser.add_argument("--space", default="mnas_tiny")
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--modes", default=",".join(MODES))
@@ -53,52 +60,79 @@ def main() -> None:
   space = spaces.create(parsed.space)
   rng = np.random.default_rng(0)
   points = [space.sample(rng) for _ in range(parsed.children)]
-  rows = measure(config, space, points, parsed.threads, parsed.modes.split(","))
+  modes = parsed.modes.split(",")
+  rows = measure(config, space, points, parsed.threads, modes, parsed.shared)
+  compare(config, space, points, rows, parsed.full)
+  for row in rows:
+    del row["accuracies"]
   if parsed.json:
     sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     return
   base = next((row["per_hour"] for row in rows if row["mode"] == "loop"), None)
-  sys.stdout.write(f"{'mode':12}{'children/h':>12}{'compiling':>12}{'ratio':>8}{'tau':>8}\n")
+  head = f"{'mode':12}{'children/h':>12}{'compiling':>12}{'ratio':>8}{'tau':>8}{'tau_loop':>10}"
+  sys.stdout.write(head + "\n")
   for row in rows:
     ratio = f"{row['per_hour'] / base:.1f}" if base else ""
-    tau = "" if row["tau"] is None else f"{row['tau']:.2f}"
-    line = f"{row['mode']:12}{row['per_hour']:12,.0f}{row['compiling']:12.0%}{ratio:>8}{tau:>8}\n"
-    sys.stdout.write(line)
+    tau, of_loop = ("" if row[n] is None else f"{row[n]:.2f}" for n in ("tau", "tau_loop"))
+    line = f"{row['mode']:12}{row['per_hour']:12,.0f}{row['compiling']:12.0%}{ratio:>8}"
+    sys.stdout.write(f"{line}{tau:>8}{of_loop:>10}\n")
 
 
-def measure(config, space, points, threads, modes):
-  """Returns one row a mode."""
+def measure(config, space, points, threads, modes, steps):
+  """Returns one row a mode; steps: of the weights that all share."""
   children = [proxy.child(config, space, tokens, 0) for tokens in points]
   groups = settings.device_groups(jax.local_devices(), threads)
   trainers = [shared.Shared(config, group[0]) for group in groups]
   if len({str(group[0]) for group in groups}) == 1:
     trainers = trainers[:1] * threads  # one device: threads share its programs too
-  rows, truth = [], None
+  rows = []
   for mode in modes:
     started, compiling = time.perf_counter(), 0.0
     before = sum(t.compiling for t in {id(t): t for t in trainers}.values())
+    accuracies = None
     if mode == "loop":
       found = [_loop(child) for child in children]
       compiling, accuracies = sum(s for s, _ in found), [a for _, a in found]
-      truth = accuracies
     elif mode in ("shared", "known"):
       accuracies = [trainers[0].train(child)["top1"] for child in children]
     elif mode == "threads":
       accuracies = _threads(trainers, children)
+    elif mode == "one_shot":
+      compiling, accuracies = _one_shot(config, space, points, steps)
     else:
       members = [population.Member(seed) for seed in range(len(children))]
       population.train(children[0], members)
-      accuracies = None
     seconds = time.perf_counter() - started
     if mode in ("shared", "known", "threads"):
       after = sum(t.compiling for t in {id(t): t for t in trainers}.values())
       compiling = after - before
-    tau = rewards.kendall(truth, accuracies) if truth and accuracies and mode != "loop" else None
-    per_hour = 3600 * len(children) / seconds
-    share = min(1.0, compiling / seconds)
-    rows.append({"mode": mode, "per_hour": per_hour, "compiling": share, "tau": tau})
+    rows.append(
+      {
+        "mode": mode,
+        "per_hour": 3600 * len(children) / seconds,
+        "compiling": min(1.0, compiling / seconds),
+        "accuracies": accuracies,
+      }
+    )
     sys.stderr.write(f"{mode}: {seconds:.1f} s for {len(children)} children\n")
   return rows
+
+
+def compare(config, space, points, rows, steps):
+  """Adds `tau` and `tau_loop` to the rows; steps: of the full training."""
+  full = None
+  if steps:
+    longer = configuration.load("configs/search_mnasnet.py")
+    longer.train.steps = steps
+    trainer = shared.Shared(longer)
+    full = [trainer.train(proxy.child(longer, space, tokens, 1))["top1"] for tokens in points]
+    sys.stderr.write(f"full: {', '.join(f'{accuracy:.1%}' for accuracy in full)}\n")
+  loop = next((row["accuracies"] for row in rows if row["mode"] == "loop"), None)
+  for row in rows:
+    own = row["accuracies"]
+    row["tau"] = rewards.kendall(full, own) if full and own else None
+    other = row["mode"] != "loop" and loop and own
+    row["tau_loop"] = rewards.kendall(loop, own) if other else None
 
 
 def _loop(child):
@@ -128,6 +162,57 @@ def _threads(trainers, children):
   for worker in workers:
     worker.join()
   return accuracies
+
+
+def _one_shot(config, space, points, steps):
+  """Returns seconds of compiling, and the accuracy of every point with weights that all share."""
+  child = proxy.child(config, space, points[0], 0)
+  child.train.steps = steps
+  ready = training.prepare(child)
+  source = ready.splits[child.data.split.validation]
+  host = data.eval_batches(
+    source,
+    child.eval_batch_size,
+    transform=training.inputs.evaluation_transform(child, source),
+    workers=child.data.workers,
+    threads=child.data.threads,
+  )
+  held = next(iter(host))
+  host.close()
+  scored = jnp.asarray(ready.task._inputs(held["image"])), jnp.asarray(held["label"])
+  net = supernet.Supernet(space, source.num_classes)
+  # The controller idles: which networks are trained is drawn evenly.
+  drawn = one_shot.Settings(steps=steps, target=config.search.reward.targets[0], idle=0.999)
+  searcher = one_shot.Searcher(space, drawn)
+  rate = optax.warmup_cosine_decay_schedule(0.0, 0.1, steps // 20, steps)
+  optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.sgd(rate, momentum=0.9))
+  size = child.data.image_size
+  step = one_shot.make_step(searcher, net.run, lambda weights: net.madds(weights, size), optimizer)
+  state, key = one_shot.init(searcher, net.init(0), optimizer), jax.random.key(0)
+  stream = data.train_batches(
+    ready.examples.stream,
+    ready.examples.batch_size,
+    workers=child.data.workers,
+    threads=child.data.threads,
+  )
+  examples = jax.jit(lambda batch: ready.task.examples(batch, jax.random.key(0))[:2])
+
+  def batch():
+    images, targets = examples(next(stream))
+    return images, targets.argmax(-1)
+
+  started = time.perf_counter()
+  step = jax.jit(step, donate_argnums=0).lower(state, batch(), scored, key).compile()
+  accuracy = jax.jit(
+    lambda params, weights: jnp.mean(net.run(params, weights, scored[0]).argmax(-1) == scored[1])
+  )
+  jax.block_until_ready(accuracy(state.params, net.weights(jnp.asarray(points[0]))))
+  compiling = time.perf_counter() - started
+  for _ in range(steps):
+    state, _ = step(state, batch(), scored, key)
+  stream.close()
+  found = [accuracy(state.params, net.weights(jnp.asarray(tokens))) for tokens in points]
+  return compiling, [float(value) for value in found]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from effnets import card, configuration, models, recipes
 from effnets.evaluation import comparison
 from effnets.models import scale_permuted as graphs
-from effnets.search import cost, settings
+from effnets.search import settings
 
 RUNS = pathlib.Path("runs/cards/spinenet")
 SEEDS = (0, 1, 2, 3, 4, 5)
@@ -97,7 +97,7 @@ def search_part() -> dict[str, Any]:
   mean = lambda values: float(np.mean([value["accuracy"] for value in values]))  # noqa: E731
   names = {by: name for by, (name, _) in SEARCHES.items()}
   falling, size = "falling scales, the start", len(AGAIN)
-  madds = lambda points: " / ".join(f"{cost.of(space, p).madds / 1e6:.1f}M" for p in points)  # noqa: E731
+  madds = lambda rows: " / ".join(f"{row['madds'] / 1e6:.1f}M" for row in rows)  # noqa: E731
   return {
     "title": "The search",
     "claim": (
@@ -122,9 +122,9 @@ def search_part() -> dict[str, Any]:
       falling: [mean(of_start[size * i : size * (i + 1)]) for i in range(len(SEARCH_SEEDS))],
     },
     "columns": {
-      "MAdds of the body": {
-        **{names[by]: madds(r.tokens for r in records) for by, records in best.items()},
-        falling: madds([start]),
+      "MAdds": {
+        **{names[by]: madds(r.values for r in records) for by, records in best.items()},
+        falling: madds(of_start[:1]),
       },
       "best child": {
         names[by]: comparison.shown([record.reward for record in records])

@@ -7,9 +7,10 @@ import importlib.util
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
-from effnets import errors
+from effnets import configuration, errors
 from effnets.evaluation import cards
 from effnets.search import cost, proxy, settings, spaces
 from effnets.search.algorithms import Proposal
@@ -17,6 +18,22 @@ from effnets.search.study import Record, State
 
 ROOT = pathlib.Path(__file__).parents[2]
 SPACE = spaces.create("mnas_micro")
+
+
+PLAIN = {
+  "title": "A paper",
+  "claim": "New beats old.",
+  "command": "python measure.py",
+  "setting": "Digits.",
+  "figure": "test AP",
+  "seeds": [0, 1],
+  "arms": {"old": [0.5, 0.6], "new": [0.6, 0.8]},
+  "comparisons": [["new", "old"]],
+  "seconds": [1.0, 2.0],
+  "machine": {"cores": 2},
+  "paper": {"command": "train", "table": [["model"], ["L2"]]},
+  "differences": ["Smaller."],
+}
 
 
 def module(name, folder="search"):
@@ -238,3 +255,51 @@ def test_agreement_of_rankings(tmp_path):
   made = measure.ranks({"plain": plain, "teacher": teacher})["table"]
   # Alike without; opposite under the teacher; between them once alike, once opposite.
   assert [row[1:] for row in made[1:]] == [["1.000", "0.000"], ["0.000", "-1.000"]]
+
+
+def test_orders_of_scales_that_were_found_are_judged_beside_the_start(monkeypatch, tmp_path):
+  measure = module("measure", "spinenet")
+  monkeypatch.setattr(measure, "RUNS", tmp_path)
+  space = spaces.create("spinenet_tiny")
+  # Scales fall and rise again, as in a ResNet with an FPN.
+  assert [block.level for block in space.decode(space.encode(measure.START))] == [
+    *(2, 3, 4, 5),
+    *(5, 4, 3, 6),
+  ]
+  drawn = [space.sample(np.random.default_rng(seed)) for seed in range(32)]
+  asked = []
+
+  def search(config, workdir):
+    config = configuration.load(config)
+    by, seed = workdir.name.split("_")
+    assert config.search.algorithm.name == {"controller": "factorised", "random": "random"}[by]
+    assert config.seed == int(seed) and config.data.options.agnostic
+    part = drawn[:16] if by == "controller" else drawn[16:]
+    # The best child is another at each seed.
+    worth = lambda i: {"accuracy": 0.5 if i == config.seed else 0.1, "madds": 9e6}  # noqa: E731
+    return [
+      Record(i, Proposal(p), space.key(p), State.COMPLETE, worth(i)["accuracy"], worth(i))
+      for i, p in enumerate(part)
+    ]
+
+  def train_anew(config, points, seeds, path):
+    assert config.data.split.validation == "test" and config.train.steps == measure.AGAIN_STEPS
+    asked.append((list(points), seeds))
+    base = lambda point: 0.2 + 0.01 * drawn.index(point) if point in drawn else 0.0  # noqa: E731
+    one = lambda point, seed: {"accuracy": base(point) + seed / 1e5, "madds": 8e6}  # noqa: E731
+    return {point: [one(point, seed) for seed in seeds] for point in points}
+
+  monkeypatch.setattr(measure.card, "search", search)
+  monkeypatch.setattr(measure.card, "train_anew", train_anew)
+  part = measure.search_part()
+  arms = part["arms"]
+  # Seeds 1000 to 1002 add 0.01001.
+  assert arms["controller"] == pytest.approx([0.21001, 0.22001, 0.23001])
+  assert arms["random search"] == pytest.approx([0.37001, 0.38001, 0.39001])
+  assert arms["falling scales, the start"] == pytest.approx([0.01011, 0.01021, 0.01031])
+  found, start = asked
+  assert found[0] == [*drawn[:3], *drawn[16:19]] and start[0] == [space.encode(measure.START)]
+  assert len(set(start[1])) == 9 and not set(start[1]) & set(found[1])
+  assert part["columns"]["children of the later half"]["random search"].startswith("10.00%")
+  text = cards.render({**PLAIN, "more": [part]})
+  assert "| controller over falling scales, the start | +20.98% ± 0.57% |" in text
