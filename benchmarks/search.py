@@ -34,11 +34,11 @@ os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
-import optax
 
 from effnets import configuration, data, training
-from effnets.search import one_shot, population, proxy, rewards, settings, shared, spaces, supernet
+from effnets.search import population, proxy, recipes, rewards, settings, shared, spaces
 
 MODES = ("loop", "shared", "known", "threads", "population", "one_shot")
 
@@ -98,7 +98,7 @@ def measure(config, space, points, threads, modes, steps):
     elif mode == "threads":
       accuracies = _threads(trainers, children)
     elif mode == "one_shot":
-      compiling, accuracies = _one_shot(config, space, points, steps)
+      compiling, accuracies = _one_shot(config, points, steps)
     else:
       members = [population.Member(seed) for seed in range(len(children))]
       population.train(children[0], members)
@@ -136,13 +136,17 @@ def compare(config, space, points, rows, steps):
 
 
 def _loop(child):
-  with tempfile.TemporaryDirectory() as folder:
-    result = training.train(child, pathlib.Path(folder) / "run", name="")
-    spent = training.events.account(
-      training.events.read(pathlib.Path(folder) / "run" / training.events.FILE)
-    )
+  seconds, result = _trained(child)
   jax.clear_caches()
-  return spent.seconds.get("compile", 0.0), result.figures[child.data.split.validation]["top1"]
+  return seconds, result.figures[child.data.split.validation]["top1"]
+
+
+def _trained(config):
+  """Returns seconds of compiling, and the result of a training by the one loop."""
+  with tempfile.TemporaryDirectory() as folder:
+    result = training.train(config, pathlib.Path(folder) / "run", name="")
+    read = training.events.read(pathlib.Path(folder) / "run" / training.events.FILE)
+  return training.events.account(read).seconds.get("compile", 0.0), result
 
 
 def _threads(trainers, children):
@@ -164,55 +168,31 @@ def _threads(trainers, children):
   return accuracies
 
 
-def _one_shot(config, space, points, steps):
+def _one_shot(config, points, steps):
   """Returns seconds of compiling, and the accuracy of every point with weights that all share."""
-  child = proxy.child(config, space, points[0], 0)
-  child.train.steps = steps
-  ready = training.prepare(child)
-  source = ready.splits[child.data.split.validation]
+  made = ml_collections.ConfigDict(config.to_dict())
+  recipes.one_shot(made, long={})
+  made.train.steps = steps
+  # The controller idles: which networks are trained is drawn evenly.
+  made.one_shot.update({"idle": 0.999})
+  made.data.split.test = made.data.split.validation
+  seconds, result = _trained(made.lock())
+  task, _ = training.results.model(made)
+  source = training.inputs.evaluation(made, "validation")
+  params = {name: leaf for name, leaf in result.variables["params"].items() if name != "controller"}
   host = data.eval_batches(
     source,
-    child.eval_batch_size,
-    transform=training.inputs.evaluation_transform(child, source),
-    workers=child.data.workers,
-    threads=child.data.threads,
+    made.eval_batch_size,
+    transform=training.inputs.evaluation_transform(made, source),
+    workers=made.data.workers,
+    threads=made.data.threads,
   )
   held = next(iter(host))
   host.close()
-  scored = jnp.asarray(ready.task._inputs(held["image"])), jnp.asarray(held["label"])
-  net = supernet.Supernet(space, source.num_classes)
-  # The controller idles: which networks are trained is drawn evenly.
-  drawn = one_shot.Settings(steps=steps, target=config.search.reward.targets[0], idle=0.999)
-  searcher = one_shot.Searcher(space, drawn)
-  rate = optax.warmup_cosine_decay_schedule(0.0, 0.1, steps // 20, steps)
-  optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.sgd(rate, momentum=0.9))
-  size = child.data.image_size
-  step = one_shot.make_step(searcher, net.run, lambda weights: net.madds(weights, size), optimizer)
-  state, key = one_shot.init(searcher, net.init(0), optimizer), jax.random.key(0)
-  stream = data.train_batches(
-    ready.examples.stream,
-    ready.examples.batch_size,
-    workers=child.data.workers,
-    threads=child.data.threads,
-  )
-  examples = jax.jit(lambda batch: ready.task.examples(batch, jax.random.key(0))[:2])
-
-  def batch():
-    images, targets = examples(next(stream))
-    return images, targets.argmax(-1)
-
-  started = time.perf_counter()
-  step = jax.jit(step, donate_argnums=0).lower(state, batch(), scored, key).compile()
-  accuracy = jax.jit(
-    lambda params, weights: jnp.mean(net.run(params, weights, scored[0]).argmax(-1) == scored[1])
-  )
-  jax.block_until_ready(accuracy(state.params, net.weights(jnp.asarray(points[0]))))
-  compiling = time.perf_counter() - started
-  for _ in range(steps):
-    state, _ = step(state, batch(), scored, key)
-  stream.close()
-  found = [accuracy(state.params, net.weights(jnp.asarray(tokens))) for tokens in points]
-  return compiling, [float(value) for value in found]
+  images, labels = task._inputs(jnp.asarray(held["image"])), held["label"]
+  run = jax.jit(lambda params, tokens: task.net.run(params, task.net.weights(tokens), images))
+  found = [np.mean(run(params, jnp.asarray(t)).argmax(-1) == labels) for t in points]
+  return seconds, [float(value) for value in found]
 
 
 if __name__ == "__main__":

@@ -13,21 +13,22 @@ from rich import live, table, text
 
 from effnets import errors, training, workdirs
 
-# By which a run of a searched network knows its model, in every mode.
+# By which a run of a searched network, or of shared weights, knows its model in every mode.
 from effnets.search import network as network
+from effnets.search import sharing as sharing
 
 _LINE_SECONDS = 5.0
 _SHOWN = ("entropy", "policy_entropy")
 
 
 def search(config: Any, workdir: str) -> None:
-  """Searches, once, or as often as an experiment asks for; see `_search`, `akd` and `adapting`.
+  """Searches, once, or as an experiment asks for; see `_search`, `akd`, `adapting`, `sharing`.
 
   Raises: UserError for a mistake in the config, a study of another one, or too many failures.
   """
   from effnets.search import adapting, akd
 
-  if "akd" not in config and "netadapt" not in config:
+  if not any(name in config for name in ("akd", "netadapt", "one_shot")):
     with contextlib.suppress(training.Stopped):
       _search(config, workdir)
     return
@@ -38,6 +39,8 @@ def search(config: Any, workdir: str) -> None:
       if "akd" in config:
         for shown in _distilled(akd.run(config, workdir, _search, say), config):
           console.print(shown)
+      elif "one_shot" in config:
+        console.print(_shared(sharing.run(config, workdir, say), config))
       else:
         console.print(_adapted(adapting.run(config, workdir, say), config))
   except training.Stopped:
@@ -55,6 +58,16 @@ def _adapted(result: dict[str, Any], config: Any) -> table.Table:
   ):
     figure = result[name].get(metric)
     shown.add_row(label, _number(step["cost"]), "" if figure is None else f"{figure:.4f}")
+  return shown
+
+
+def _shared(result: dict[str, Any], config: Any) -> table.Table:
+  """Returns the table of the network that a one-shot search has found."""
+  metric = config.checkpoint.best_metric
+  shown = _plain_table("what was found", ("", metric, "MAdds", "params"))
+  sizes = (_number(result["madds"]), _number(result["params"]))
+  for name, label in (("shared", "by shared weights, validation"), ("alone", "alone, test")):
+    shown.add_row(label, f"{result[name][metric]:.4f}", *sizes)
   return shown
 
 

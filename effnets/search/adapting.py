@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from effnets import configuration, errors, parallel, training, workdirs
-from effnets.search import algorithms, cost, latency, network, proxy, shared, spaces
+from effnets.search import algorithms, cost, latency, network, proxy, shared, spaces, trainings
 from effnets.search.algorithms import netadapt
 
 RESULT, STEPS, PLOT = "netadapt.json", "steps.jsonl", "plots/netadapt.png"
@@ -127,7 +127,7 @@ def run(config: Any, workdir: str | pathlib.Path, say: Callable[[str], None]) ->
   long.weights = ""
   network.set_tokens(long, space, tokens)
   for name, initial in (("adapted", inherited), ("scratch", None)):
-    result[name] = _trained(long, path / name, name, initial)
+    result[name] = trainings.finished(long, path / name, name, initial)
   top = {"tokens": list(tokens), "reward": steps[-1]["accuracy"], "values": {"cost": reached}}
   workdirs.write(path, "best.json", json.dumps({"space": result["space"], "top": [top]}) + "\n")
   workdirs.write(path, RESULT, json.dumps(result, indent=2) + "\n")
@@ -149,7 +149,7 @@ def _seed(
     task, _ = training.results.model(config)
     say(f"starts from {config.weights}")
     return parallel.to_host(training.start.variables(config, task)), {}
-  figures = _trained(config, folder, "seed", None)
+  figures = trainings.finished(config, folder, "seed")
   say(
     f"the network to start from: test {config.checkpoint.best_metric} {_best(config, figures):.4f}"
   )
@@ -159,17 +159,6 @@ def _seed(
 
 def _best(config: Any, figures: Mapping[str, float]) -> float:
   return figures[config.checkpoint.best_metric]
-
-
-def _trained(config: Any, folder: pathlib.Path, name: str, initial: PyTree) -> dict[str, float]:
-  """Returns the test figures of a training, from its folder if it is finished."""
-  done = training.results.read(folder)
-  if done is None:
-    config = ml_collections.ConfigDict(config.to_dict()).lock()
-    result = training.train(config, folder, name=name, initial=initial)
-    done = {"figures": result.figures, "steps": result.steps, "seconds": result.seconds}
-    training.results.write(folder, done)
-  return done["figures"][config.data.split.test]
 
 
 class _Trainings:

@@ -31,7 +31,7 @@ from typing import Any
 import ml_collections
 
 from effnets import configuration, errors, evaluation, training, weights, workdirs
-from effnets.search import akd_matrix, akd_structure, network, spaces
+from effnets.search import akd_matrix, akd_structure, network, spaces, trainings
 
 PLAIN = "plain"
 RESULT, STRUCTURE, STUDENTS = "akd.json", "plots/structure.png", "plots/students.png"
@@ -154,21 +154,7 @@ def train_teacher(config: Any, name: str, path: pathlib.Path) -> tuple[str, dict
     made.model = configuration.base().model  # not what a network of the space has
   configuration.merge(made, given, key=f"config.akd.teachers.{name}")
   folder = path / "teachers" / name
-  return f"run:{folder}", _trained(made, folder, f"teacher {name}")
-
-
-def _trained(config: Any, folder: pathlib.Path, name: str) -> dict[str, float]:
-  """Returns the test figures of a training, from its folder if it is finished."""
-  done = training.results.read(folder)
-  config = ml_collections.ConfigDict(config.to_dict()).lock()
-  if done is not None:
-    # A folder that has moved calls its teachers, and where it starts, by other names.
-    workdirs.check_same_run(folder, config, free=("distillation", "weights"))
-  else:
-    result = training.train(config, folder, name=name)
-    done = {"figures": result.figures, "steps": result.steps, "seconds": result.seconds}
-    training.results.write(folder, done)
-  return done["figures"][config.data.split.test]
+  return f"run:{folder}", trainings.finished(made, folder, f"teacher {name}")
 
 
 def run(
@@ -259,7 +245,7 @@ def _students(
       figures |= {key: row["values"].get(key) for key in ("madds", "params")}
       for how, teachers in zip(HOW, ({}, named), strict=True):
         made = _in_full(config, space, tuple(row["tokens"]), seed, teachers)
-        test = _trained(made, path / "students" / name / how, f"{name}, {how}")
+        test = trainings.finished(made, path / "students" / name / how, f"{name}, {how}")
         figures[how] = test[config.checkpoint.best_metric]
       students[arm].append(figures)
   return students
@@ -281,7 +267,7 @@ def _matrix(
     made = _in_full(config, space, tokens, seed, teachers)
     # By the network, so that another number of students finds what is trained already.
     folder = path / "matrix" / space.key(tokens) / f"{teacher}_{seed}"
-    return _trained(made, folder, f"matrix, {teacher}")[config.checkpoint.best_metric]
+    return trainings.finished(made, folder, f"matrix, {teacher}")[config.checkpoint.best_metric]
 
   return akd_matrix.run(chosen, (PLAIN, *wanted.teachers), wanted.seeds, train)
 
@@ -297,7 +283,7 @@ def _transfer(
       for how in HOW:
         made = _elsewhere(config, f"run:{path / 'students' / name / how}")
         made.seed = row["seed"]
-        test = _trained(made, path / "transfer" / name / how, f"{name}, {how}, transfer")
+        test = trainings.finished(made, path / "transfer" / name / how, f"{name}, {how}, transfer")
         figures[how] = test[made.checkpoint.best_metric]
       found[arm].append(figures)
   made = _elsewhere(config)

@@ -29,7 +29,12 @@ _OF_SPACE = ("space", "space_options", "tokens")
 
 
 @functools.lru_cache(maxsize=64)
-def _space(name: str, options: str) -> space_lib.Space:
+def space_of(name: str, options: str = "") -> space_lib.Space:
+  """Returns a space by `config.model.space` and `space_options`, a JSON object.
+
+  Raises: UserError.
+  """
+
   def plain(value):
     return tuple(map(plain, value)) if isinstance(value, list) else value
 
@@ -50,7 +55,7 @@ def _build(
   tokens: tuple[int, ...] = (),
   **overrides: Any,
 ) -> nn.Module:
-  made = _space(space, space_options)
+  made = space_of(space, space_options)
   with errors.context("config.model.tokens"):
     return spaces.network(made, tokens or first(made), num_classes, **overrides)
 
@@ -81,7 +86,7 @@ def _like(task: str, what: str, others: str, default: str, space: str, num_class
   ) -> nn.Module:
     if models.entry(model).task != task:
       raise errors.unknown("config.model.model", model, what, models.list_models(task=task))
-    made = _space(space, space_options)
+    made = space_of(space, space_options)
     tokens = tokens or first(made)
     with errors.context("config.model.tokens"):
       return spaces.network(made, tokens, num_classes, model=model, **overrides)
@@ -284,7 +289,7 @@ def read(text: str) -> dict[str, Any]:
     raise errors.UserError(f"config.arch={text!r}: {path} has the ranks 1 to {len(top)}.")
   chosen = {**found["space"], **top[rank - 1]}
   with errors.context(f"config.arch={text!r}"):
-    made = _space(chosen["space"], chosen["space_options"])
+    made = space_of(chosen["space"], chosen["space_options"])
     made.check_version(chosen["space_version"])
   return chosen
 
@@ -292,7 +297,7 @@ def read(text: str) -> dict[str, Any]:
 def configure(config: Any, text: str) -> None:
   """Makes `config.model` the network that `config.arch` names; see `read`."""
   chosen = read(text)
-  set_tokens(config, _space(chosen["space"], chosen["space_options"]), tuple(chosen["tokens"]))
+  set_tokens(config, space_of(chosen["space"], chosen["space_options"]), tuple(chosen["tokens"]))
   if "arch" in config:
     with config.unlocked():
       config.arch = text

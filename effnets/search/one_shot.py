@@ -1,18 +1,15 @@
-"""One-shot search: one network with shared weights is trained while a controller learns in it.
+"""The controller of one-shot search: what it samples, how it learns; `sharing.py` trains with it.
 
-Each step samples architectures, trains the shared weights on a training batch through their masks,
-scores them on a batch that the weights are not trained on, and moves independent logits by
-REINFORCE on an absolute reward. The architecture of the largest logits, trained anew, is the
-result. Everything of a step is one compiled program, the same for all architectures.
+Each step samples architectures from independent logits, which REINFORCE moves on an absolute
+reward. The architecture of the largest logits is the result.
 
 Source: Bender et al. 2020 (TuNAS) and its released code, whose constants are the defaults.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,22 +87,11 @@ def warmup_chance(settings: Settings, step: Int[Array, ""] | int) -> Float[Array
   return jnp.clip(1 - jnp.asarray(step) / (settings.warmup * settings.steps), 0.0, 1.0)
 
 
-@flax.struct.dataclass
-class Controller:
-  """Independent logits and what their updates need.
+class Baseline(NamedTuple):
+  """The moving average of rewards: total over weight, both 0 before the first."""
 
-  logits: d k. moments: Adam's. total, weight: of the baseline, which is their ratio.
-  """
-
-  logits: Float[Array, "d k"]
-  moments: Any
   total: Float[Array, ""]
   weight: Float[Array, ""]
-
-  @property
-  def baseline(self) -> Float[Array, ""]:
-    """The moving average of rewards; 0 before the first."""
-    return self.total / jnp.maximum(self.weight, 1e-12)
 
 
 class Sampled(NamedTuple):
@@ -138,7 +124,6 @@ class Searcher:
     self._averaged = np.isin(kinds, settings.averaged)
     self._widened = np.isin(kinds, settings.widened)
     self._largest = np.array([_largest(d.choices) for d in space.decisions])
-    self._adam = optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon)
     index = {decision.name: place for place, decision in enumerate(space.decisions)}
     self._conditions = []
     for rule in getattr(space, "rules", ()):
@@ -147,17 +132,14 @@ class Searcher:
         values = [choices.index(value) for value in rule.values]
         self._conditions.append((index[rule.name], index[rule.on], values))
 
-  def init(self) -> Controller:
-    """Returns the controller that prefers nothing."""
-    logits = jnp.zeros(self.mask.shape)
-    return Controller(logits, self._adam.init(logits), jnp.zeros(()), jnp.zeros(()))
-
-  def sample(self, controller: Controller, key: Key[Array, ""], step: Int[Array, ""]) -> Sampled:
+  def sample(
+    self, logits: Float[Array, "d k"], key: Key[Array, ""], step: Int[Array, ""]
+  ) -> Sampled:
     """Returns the architectures of a step; key: of the search, the step is folded in."""
     key = jax.random.fold_in(streams.stream(key, "architectures"), step)
     draw, average, widen = jax.random.split(key, 3)
     shape = (self.settings.architectures, len(self.mask))
-    logits = jnp.where(self.mask, controller.logits, policies.NEVER)
+    logits = jnp.where(self.mask, logits, policies.NEVER)
     tokens = jax.random.categorical(draw, logits, shape=shape)
     chance = warmup_chance(self.settings, step)
     averaging = (jax.random.uniform(average, shape[:1]) < chance)[:, None]
@@ -183,134 +165,41 @@ class Searcher:
     gap = jnp.abs(cost / self.settings.target - 1)
     return jax.lax.stop_gradient(accuracy + self.settings.slope * gap)
 
-  def update(
-    self,
-    controller: Controller,
-    tokens: Int[Array, "n d"],
-    rewards: Float[Array, " n"],
-    step: Int[Array, ""],
-  ) -> Controller:
-    """Returns the controller after one REINFORCE step; rewards that are no numbers change nothing.
-
-    The baseline moves first, also while the controller idles.
-    """
-    usable = jnp.all(jnp.isfinite(rewards))
-    safe = jnp.where(jnp.isfinite(rewards), rewards, 0.0)
+  def advantage(
+    self, baseline: Baseline, rewards: Float[Array, " n"]
+  ) -> tuple[Float[Array, " n"], Baseline]:
+    """Returns rewards over their baseline, which moves first, also while the controller idles."""
     decay = self.settings.decay
-    total = decay * controller.total + (1 - decay) * safe.mean()
-    weight = decay * controller.weight + (1 - decay)
-    advantage = safe - total / weight
-    active = self.active(tokens)
+    moved = Baseline(
+      decay * baseline.total + (1 - decay) * rewards.mean(), decay * baseline.weight + 1 - decay
+    )
+    return rewards - moved.total / moved.weight, moved
 
-    def loss(logits):
-      whole = jnp.broadcast_to(logits, (tokens.shape[0], *logits.shape))
-      logs, entropy = policies.log_probabilities(whole, tokens, self.mask, active)
-      return -jnp.mean(advantage * logs.sum(-1)) - self.settings.entropy * entropy.sum(-1).mean()
+  def loss(
+    self, logits: Float[Array, "d k"], tokens: Int[Array, "n d"], advantage: Float[Array, " n"]
+  ) -> Float[Array, ""]:
+    """Returns what REINFORCE makes small, the bonus of entropy included."""
+    whole = jnp.broadcast_to(logits, (tokens.shape[0], *logits.shape))
+    logs, entropy = policies.log_probabilities(whole, tokens, self.mask, self.active(tokens))
+    return -jnp.mean(advantage * logs.sum(-1)) - self.settings.entropy * entropy.sum(-1).mean()
 
-    change, moments = self._adam.update(jax.grad(loss)(controller.logits), controller.moments)
-    logits = controller.logits - controller_rate(self.settings, step) * change
-    moved = Controller(logits, moments, total, weight)
-    return jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, controller)
+  def optimizer(self) -> optax.GradientTransformation:
+    """Returns what moves the logits by gradients of `loss`: Adam at the controller's rate."""
+    chosen = self.settings
+    return optax.chain(
+      optax.scale_by_adam(chosen.beta1, chosen.beta2, chosen.epsilon),
+      optax.scale_by_schedule(lambda step: -controller_rate(chosen, step)),
+    )
 
-  def entropy(self, controller: Controller) -> Float[Array, ""]:
+  def probabilities(self, logits: Float[Array, "d k"]) -> Float[Array, "d k"]:
+    """Returns the probability of every choice; 0 where there is none."""
+    return jax.nn.softmax(jnp.where(self.mask, logits, policies.NEVER), -1) * self.mask
+
+  def entropy(self, logits: Float[Array, "d k"]) -> Float[Array, ""]:
     """Returns the entropy of all decisions, in nats."""
-    logits = jnp.where(self.mask, controller.logits, policies.NEVER)
-    logs = jax.nn.log_softmax(logits, -1)
+    logs = jax.nn.log_softmax(jnp.where(self.mask, logits, policies.NEVER), -1)
     return -jnp.sum(jnp.where(self.mask, jnp.exp(logs) * logs, 0.0))
 
-  def best(self, controller: Controller) -> tuple[int, ...]:
+  def best(self, logits: Float[Array, "d k"]) -> tuple[int, ...]:
     """Returns the architecture of the largest logits; of equal ones the first."""
-    logits = np.where(self.mask, np.asarray(controller.logits), -np.inf)
-    return tuple(logits.argmax(-1).tolist())
-
-
-@flax.struct.dataclass
-class State:
-  """A one-shot search. step: taken so far. params, optimizer: of the shared weights."""
-
-  step: Int[Array, ""]
-  params: Any
-  optimizer: Any
-  controller: Controller
-
-
-Batch = tuple[Float[Array, "b h w 3"], Int[Array, " b"]]
-
-
-def init(searcher: Searcher, params: Any, optimizer: optax.GradientTransformation) -> State:
-  """Returns the state before the first step."""
-  params = jax.tree.map(jnp.asarray, params)
-  return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), searcher.init())
-
-
-def make_step(
-  searcher: Searcher,
-  apply: Callable[[Any, Float[Array, "d k"], Float[Array, "b h w 3"]], Float[Array, "b k"]],
-  cost: Callable[[Float[Array, "d k"]], Float[Array, ""]],
-  optimizer: optax.GradientTransformation,
-  *,
-  label_smoothing: float = 0.1,
-) -> Callable[[State, Batch, Batch, Key[Array, ""]], tuple[State, dict[str, Array]]]:
-  """Returns the step (state, training batch, batch to score, key) -> (state, figures), for `jit`.
-
-  apply: (parameters, weights of choices, images) -> logits, as of `supernet.Supernet`.
-  cost: of an architecture. optimizer: of the shared weights, with its schedule; decay of weights is
-    its matter too. Batches: images and labels, cut in as many parts as there are architectures; the
-    one to score may be larger (four times, in TuNAS) and is no training data.
-  """
-  count = searcher.settings.architectures
-
-  def parts(batch: Batch) -> Batch:
-    images, labels = batch
-    if images.shape[0] % count:
-      raise errors.UserError(
-        f"a batch of {images.shape[0]} images is not {count} equal parts, one per architecture."
-      )
-    split = lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:])  # noqa: E731
-    return split(images), split(labels)
-
-  def loss(params, weights, images, labels):
-    logits = apply(params, weights, images)
-    wanted = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
-    return optax.softmax_cross_entropy(logits, wanted).mean()
-
-  def mean_loss(params, sampled, batch):
-    return jax.vmap(loss, (None, 0, 0, 0))(params, sampled.training, *batch).mean()
-
-  def accuracy(params, weights, images, labels):
-    return jnp.mean(apply(params, weights, images).argmax(-1) == labels)
-
-  def step(state: State, training: Batch, scored: Batch, key: Key[Array, ""]):
-    sampled = searcher.sample(state.controller, key, state.step)
-    value, gradient = jax.value_and_grad(mean_loss)(state.params, sampled, parts(training))
-    change, moments = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, change)
-    accuracies = jax.vmap(accuracy, (None, 0, 0, 0))(params, sampled.scoring, *parts(scored))
-    costs = jax.vmap(cost)(sampled.scoring)
-    rewards = searcher.reward(accuracies, costs)
-    controller = searcher.update(state.controller, sampled.tokens, rewards, state.step)
-    figures = {
-      "loss": value,
-      "accuracy": accuracies.mean(),
-      "cost": costs.mean(),
-      "reward": rewards.mean(),
-      "baseline": controller.baseline,
-      "entropy": searcher.entropy(controller),
-    }
-    return State(state.step + 1, params, moments, controller), figures
-
-  return step
-
-
-def search(
-  step: Callable[..., tuple[State, dict[str, Array]]],
-  state: State,
-  batches: Sequence[tuple[Batch, Batch]],
-  key: Key[Array, ""],
-) -> tuple[State, list[dict[str, float]]]:
-  """Returns the state after all batches, and every step's figures; step: compiled."""
-  history = []
-  for training, scored in batches:
-    state, figures = step(state, training, scored, key)
-    history.append({name: float(value) for name, value in figures.items()})
-  return state, history
+    return tuple(np.where(self.mask, np.asarray(logits), -np.inf).argmax(-1).tolist())

@@ -5,7 +5,7 @@ from typing import Any
 import ml_collections
 
 from effnets import configuration, recipes
-from effnets.search import network, section
+from effnets.search import network, section, sharing
 
 HELD_OUT = 50_000
 """Training images of ImageNet that judge the children."""
@@ -202,3 +202,34 @@ def arguments(config: ml_collections.ConfigDict, args: Any) -> None:
   found.trials = args.trials or found.trials
   if args.batch_size:
     config.batch_size = args.batch_size
+
+
+def one_shot(config: ml_collections.ConfigDict, *, long: dict[str, Any]) -> None:
+  """Makes a search of classifiers one with shared weights; its target stays.
+
+  long: overrides of the training of what is found. Source: TuNAS's released code, for the rest.
+  """
+  target = config.search.reward.targets[0]
+  del config.search
+  split = config.data.split
+  config.data.unlabelled.update(
+    {"source": config.data.source, "options": config.data.options.to_dict(), "ratio": 1.0}
+  )
+  config.data.unlabelled.split = split.validation
+  config.task.name = sharing.TASK
+  config.model.dropout_rate = 0.0
+  config.optimizer.undecayed = (*config.optimizer.get("undecayed", ()), "^controller/")
+  config.one_shot = ml_collections.ConfigDict(
+    {
+      "target": target,
+      "slope": -0.1,
+      "learning_rate": 4.8e-3,
+      "idle": 0.25,
+      "growth": 10.0,
+      "warmup": 0.25,
+      "architectures": 1,
+      "decay": 0.95,
+      "entropy": 0.0,
+      "long": long,
+    }
+  )

@@ -27,6 +27,15 @@ class Aux:
   model_state: PyTree
 
 
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+  """Returns the rows of a batch's second source, every other one from the first on, and the rest.
+
+  Two sources of equal counts are mixed like this, see `data.Mixture`.
+  """
+  held, own = ({name: x[start::2] for name, x in batch.items()} for start in (0, 1))
+  return held, own
+
+
 class Task(Protocol):
   """A learning problem as pure functions; a new paper adds one of these, not a loop."""
 

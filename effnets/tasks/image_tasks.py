@@ -169,12 +169,12 @@ def make_advprop(
   )
 
 
-def make_learned_operations(
-  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
-) -> learned_operations.LearnedOperations:
-  """Returns the task of learned operations. Raises: UserError."""
-  name = "config.task.name='learned_operations'"
-  held_out, settings = config.data.unlabelled, config.augment.randaugment.to_dict()
+def check_held_out(config: Any, placement: parallel.Placement, step_batch: int) -> str:
+  """Checks that every batch has as many held-out examples as others; returns the task's name.
+
+  Raises: UserError.
+  """
+  name, held_out = f"config.task.name={config.task.name!r}", config.data.unlabelled
   if not held_out.source or held_out.ratio != 1:
     raise errors.UserError(
       f"config.data.unlabelled.source={held_out.source!r} with ratio={held_out.ratio!r}: {name} "
@@ -185,6 +185,15 @@ def make_learned_operations(
       f"config.accumulate={config.accumulate} with config.batch_size={config.batch_size}: {name} "
       "takes whole batches, an even number of examples, held-out ones too, on every device."
     )
+  return name
+
+
+def make_learned_operations(
+  config: Any, placement: parallel.Placement, num_classes: int, step_batch: int
+) -> learned_operations.LearnedOperations:
+  """Returns the task of learned operations. Raises: UserError."""
+  name = check_held_out(config, placement, step_batch)
+  settings = config.augment.randaugment.to_dict()
   for key, value, off in (
     ("augment.randaugment.layers", settings["layers"], not settings["layers"]),
     ("augment.operations_first", True, config.augment.get("operations_first", False)),

@@ -64,7 +64,7 @@ class LearnedOperations(classification.Classification):
     # The value of `weights`, with `rate` times its gradient.
     faster = self.rate * weights
     probabilities = jax.nn.softmax(faster + jax.lax.stop_gradient(weights - faster))
-    held, own = self.placement.per_example(_halves)(batch)
+    held, own = self.placement.per_example(base.halves)(batch)
     keys = self._keys(own, root, ("augment", "operations", "dropout", "drop_path"))
     images = self._augmented(own["image"], keys["augment"])
     images = self._operated(self.learned.sample, images, keys["operations"], probabilities)
@@ -95,9 +95,3 @@ class LearnedOperations(classification.Classification):
 
     copies = jnp.broadcast_to(probabilities, (len(images), *probabilities.shape))
     return self.placement.per_example(run)(images, keys, copies)
-
-
-def _halves(batch: base.Batch) -> tuple[base.Batch, base.Batch]:
-  """Returns the held-out rows and the training rows of a batch."""
-  held, own = ({name: x[start::2] for name, x in batch.items()} for start in (0, 1))
-  return held, own

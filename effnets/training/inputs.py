@@ -254,6 +254,11 @@ def schedule(config: Any, examples: Training, total: int) -> optax.Schedule:
 def optimizer(
   config: Any, schedule: optax.Schedule, task: tasks.Task
 ) -> optax.GradientTransformation:
-  """Returns the optimizer; it leaves alone what the config or the task freezes."""
+  """Returns the optimizer; it leaves alone what the config or the task freezes.
+
+  Parameters that the task has an optimizer of its own for, `task.apart`, are moved by that.
+  """
   frozen = (*config.optimizer.get("frozen", ()), *task.frozen)
-  return optimizers.create({**config.optimizer, "frozen": frozen}, schedule)
+  made = optimizers.create({**config.optimizer, "frozen": frozen}, schedule)
+  apart = getattr(task, "apart", {})
+  return optimizers.partitioned(made, apart) if apart else made

@@ -237,6 +237,17 @@ def create(
   return core
 
 
+def partitioned(
+  core: optax.GradientTransformation, apart: Mapping[str, optax.GradientTransformation]
+) -> optax.GradientTransformation:
+  """Returns `core` with other optimizers for some of the collections at the top of the parameters.
+
+  core: of all the rest; its clipping by a global norm counts the rest alone.
+  """
+  labels = lambda params: {name: name if name in apart else "" for name in params}  # noqa: E731
+  return optax.partition({"": core, **apart}, labels)
+
+
 def layer_rates(params: PyTree, decay: float) -> PyTree[float]:
   """Returns the factor of the learning rate of every leaf: decay^(layers above it, heads included).
 

@@ -60,6 +60,8 @@ CONFIGS = (
   "configs/mobilenetv3.py:small,transfer=birdsnap,folder=/data/birdsnap",
   "configs/netadapt.py",
   "configs/netadapt.py:imagenet",
+  "configs/one_shot.py",
+  "configs/one_shot.py:imagenet",
   "configs/noisy_student.py",
   "configs/noisy_student.py:b0,unlabelled=pictures:/data/unlabelled",
   "configs/noisy_student.py:imagenet,unlabelled=folder:/data/unlabelled",

@@ -110,7 +110,7 @@ def _run(monkeypatch, path, target=0.5):
     given[name] = initial
     return {"top1": 0.5}
 
-  monkeypatch.setattr(adapting, "_trained", trained)
+  monkeypatch.setattr(adapting.trainings, "finished", trained)
   config = configuration.load(f"configs/netadapt.py:target={target}")
   return adapting.run(config, path, lambda text: None), given
 
