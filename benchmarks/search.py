@@ -33,12 +33,20 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from effnets import configuration, data, training
-from effnets.search import population, proxy, recipes, rewards, settings, shared, spaces
+from effnets import configuration, training
+from effnets.search import (
+  population,
+  proxy,
+  recipes,
+  rewards,
+  settings,
+  shared,
+  sharing,
+  spaces,
+)
 
 MODES = ("loop", "shared", "known", "threads", "population", "one_shot")
 
@@ -136,17 +144,19 @@ def compare(config, space, points, rows, steps):
 
 
 def _loop(child):
-  seconds, result = _trained(child)
+  split = child.data.split.validation
+  seconds, accuracy = _trained(child, lambda result, _: result.figures[split]["top1"])
   jax.clear_caches()
-  return seconds, result.figures[child.data.split.validation]["top1"]
+  return seconds, accuracy
 
 
-def _trained(config):
-  """Returns seconds of compiling, and the result of a training by the one loop."""
+def _trained(config, look):
+  """Returns seconds of compiling, and look(result, workdir) after a training by the one loop."""
   with tempfile.TemporaryDirectory() as folder:
-    result = training.train(config, pathlib.Path(folder) / "run", name="")
-    read = training.events.read(pathlib.Path(folder) / "run" / training.events.FILE)
-  return training.events.account(read).seconds.get("compile", 0.0), result
+    path = pathlib.Path(folder) / "run"
+    found = look(training.train(config, path, name=""), path)
+    spent = training.events.account(training.events.read(path / training.events.FILE))
+  return spent.seconds.get("compile", 0.0), found
 
 
 def _threads(trainers, children):
@@ -176,23 +186,8 @@ def _one_shot(config, points, steps):
   # The controller idles: which networks are trained is drawn evenly.
   made.one_shot.update({"idle": 0.999})
   made.data.split.test = made.data.split.validation
-  seconds, result = _trained(made.lock())
-  task, _ = training.results.model(made)
-  source = training.inputs.evaluation(made, "validation")
-  params = {name: leaf for name, leaf in result.variables["params"].items() if name != "controller"}
-  host = data.eval_batches(
-    source,
-    made.eval_batch_size,
-    transform=training.inputs.evaluation_transform(made, source),
-    workers=made.data.workers,
-    threads=made.data.threads,
-  )
-  held = next(iter(host))
-  host.close()
-  images, labels = task._inputs(jnp.asarray(held["image"])), held["label"]
-  run = jax.jit(lambda params, tokens: task.net.run(params, task.net.weights(tokens), images))
-  found = [np.mean(run(params, jnp.asarray(t)).argmax(-1) == labels) for t in points]
-  return seconds, [float(value) for value in found]
+  made.lock()
+  return _trained(made, lambda _, folder: sharing.judge(made, folder, points))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   else:
     recipes.clutter(config, "mnas_micro", target=180e3)
     config.train.steps = 1500
-    long = {"train": {"steps": 200}}
+    long = {"train": {"steps": 1000}}
   recipes.one_shot(config, long=long)
   if args.target:
     config.one_shot.target = args.target

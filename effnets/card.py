@@ -89,6 +89,11 @@ def search(
   return [record for record in records if record.reward is not None]
 
 
+def share(config: str | pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the `one_shot.json` of a config's one-shot search, running it if need be."""
+  return _ran([f"--config={config}", "--mode=search"], workdir, "one_shot.json")
+
+
 def look_up(
   table: Any, space: Any, reward: Callable[..., float], name: str, seed: int, trials: int, **options
 ) -> list[tuple[tuple[int, ...], float]]:

@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
-from effnets import configuration, errors, parallel, tasks, training, workdirs
+from effnets import configuration, data, errors, parallel, tasks, training, workdirs
 from effnets.search import cost, network, one_shot, supernet, trainings
 
 TASK, CONTROLLER = "one_shot", "controller"
@@ -266,6 +266,36 @@ def run(config: Any, workdir: str | pathlib.Path, say: Callable[[str], None]) ->
   result["alone"] = trainings.finished(long, path / "alone", "what was found")
   workdirs.write(path, RESULT, json.dumps(result, indent=2) + "\n")
   return result
+
+
+def judge(config: Any, folder: str | pathlib.Path, points: Iterable[Sequence[int]]) -> list[float]:
+  """Returns the accuracies of architectures with the shared weights in a folder that `run` left.
+
+  They are judged on the validation split, in whole batches, whose moments the norms take: examples
+  that fill no whole batch are left out. config: as of `run`.
+  """
+  trained = training.results.restore(config, folder)
+  net, task = trained.task.net, trained.task
+  source = training.inputs.evaluation(config, "validation")
+  host = data.eval_batches(
+    source,
+    min(config.eval_batch_size, len(source)),
+    transform=training.inputs.evaluation_transform(config, source),
+    workers=config.data.workers,
+    threads=config.data.threads,
+  )
+  whole = [batch for batch in host if batch["mask"].all()]
+  params = {name: x for name, x in trained.variables["params"].items() if name != CONTROLLER}
+
+  @jax.jit
+  def right(params, tokens, images, labels):
+    logits = net.run(params, net.weights(tokens), task._inputs(images))
+    return jnp.mean(logits.argmax(-1) == labels)
+
+  return [
+    float(np.mean([right(params, jnp.array(p), b["image"], b["label"]) for b in whole]))
+    for p in points
+  ]
 
 
 def _draw(

@@ -3,8 +3,8 @@
 `python experiments/search/measure.py`
 
 Searches at twenty seeds in `table.jsonl`, which `table.py` has made, retrains what was found at
-other seeds, searches once by every method with training in place of the table, and writes
-`results.json` and `curves.png` here. Resumable: what is trained is not trained again.
+other seeds, searches once by every method with training in place of the table and with weights that
+all networks share, and writes `results.json` and `curves.png` here. Resumable: what is trained is not trained again.
 """
 
 import itertools
@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from effnets import card, configuration, errors
+from effnets import card, configuration, errors, training
 from effnets.evaluation import comparison
-from effnets.search import lut, proxy, rewards, spaces
+from effnets.search import lut, proxy, rewards, sharing, spaces
 
 HERE = pathlib.Path(__file__).parent
 TABLE = HERE / "table.jsonl"
@@ -33,6 +33,7 @@ AT = (25, 50, 100, 200)
 DECISIVE = 100
 LIVE = 2000  # the seed of the searches that train
 AGAIN = (1000, 1001, 1002)  # of the trainings that judge what was found
+ONE_SHOT = (0, 1, 2, 3, 4)
 REWARD = rewards.Reward("soft", {"latency": 0.08})
 # Name on the card -> algorithm and settings.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -159,6 +160,43 @@ def timed(tables: Sequence[lut.Table]) -> dict[str, Any]:
   }
 
 
+def weights_shared(space: Any, table: proxy.Table) -> dict[str, Any]:
+  """Returns the card's section of one-shot searches, judged by the table."""
+  accuracies = [table.mean(space, point)["accuracy"] for point in space.points()]
+  rows = [["seed", "rank of what it found", "its accuracy", "tau over all", "training"]]
+  for seed in ONE_SHOT:
+    config = configuration.load(f"configs/one_shot.py:seed={seed}")
+    folder = RUNS / "one_shot" / str(seed)
+    found = tuple(card.share(f"configs/one_shot.py:seed={seed}", folder)["tokens"])
+    scores = sharing.judge(config, folder / "shared", space.points())
+    target, slope = config.one_shot.target, config.one_shot.slope
+    worth = {
+      point: accuracy + slope * abs(table.mean(space, point)["madds"] / target - 1)
+      for point, accuracy in zip(space.points(), accuracies, strict=True)
+    }
+    rows.append(
+      [
+        str(seed),
+        str(1 + sorted(worth.values(), reverse=True).index(worth[found])),
+        f"{table.mean(space, found)['accuracy']:.2%}",
+        f"{rewards.kendall(accuracies, scores):.2f}",
+        f"{training.results.read(folder / 'shared')['seconds']:.0f} s",
+      ]
+    )
+  return {
+    "title": "Weights that all share",
+    "text": (
+      f"`configs/one_shot.py`: {config.train.steps:,} steps of one network that holds all "
+      f"{len(accuracies)}, at five seeds; its reward is accuracy less 0.1 · abs(MAdds / "
+      f"{target / 1e3:.0f}k - 1). Below: the rank of what it found by that reward in the table, that "
+      f"network's accuracy there (best {max(accuracies):.2%}, median {np.median(accuracies):.2%}), "
+      "Kendall's tau between the accuracies of all networks with shared weights and in the table, "
+      "and how long the training took, compilation included."
+    ),
+    "table": rows,
+  }
+
+
 def _agreement(space: Any, table: proxy.Table) -> str:
   """Returns a sentence about the trainings in a table, if there are several of each network."""
   every = [[REWARD(v) for v in table.trainings(space, point)] for point in space.points()]
@@ -214,6 +252,7 @@ def main() -> int:
   every = {point: REWARD(table.mean(space, point)) for point in space.points()}
   trained = {method: live(name, **settings) for method, (name, settings) in METHODS.items()}
   made["sections"].append(confirmed(every, trained, trials))
+  made["sections"].append(weights_shared(space, table))
   made["sections"].append(timed([lut.load(path) for path in LUTS]))
   (HERE / "results.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
   return 0

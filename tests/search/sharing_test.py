@@ -9,8 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from effnets import configuration, errors, tasks, training
-from effnets.commands import search
+from effnets import commands, configuration, errors, tasks, training
 from effnets.search import network, one_shot, sharing, spaces
 
 SPACE = spaces.create("mnas_micro")
@@ -162,7 +161,7 @@ def test_the_experiment(tmp_path, capsys):
   config.train.steps = 120
   config.one_shot.long.train.steps = 20
   config.tensorboard = False
-  search.search(config.lock(), str(tmp_path))
+  commands.search(config.lock(), str(tmp_path))
   printed = capsys.readouterr().out
   assert "found a network of" in printed and "alone, test" in printed
   result = json.loads((tmp_path / "one_shot.json").read_text(encoding="utf-8"))
@@ -181,7 +180,7 @@ def test_the_experiment(tmp_path, capsys):
   assert found["tokens"] == list(tokens) and found["values"]["madds"] == result["madds"]
   # Finished is finished.
   before = (tmp_path / "alone" / "metrics.jsonl").read_text()
-  search.search(config.lock(), str(tmp_path))
+  commands.search(config.lock(), str(tmp_path))
   assert (tmp_path / "alone" / "metrics.jsonl").read_text() == before
 
 
