@@ -3,8 +3,9 @@
 `python experiments/search/measure.py`
 
 Searches at twenty seeds in `table.jsonl`, which `table.py` has made, retrains what was found at
-other seeds, searches once by every method with training in place of the table and with weights that
-all networks share, and writes `results.json` and `curves.png` here. Resumable: what is trained is not trained again.
+other seeds, searches once by every method with training in place of the table, and with weights
+that all networks share, and writes `results.json` and `curves.png` here. Resumable: what is trained
+is not trained again.
 """
 
 import itertools
@@ -188,8 +189,8 @@ def weights_shared(space: Any, table: proxy.Table) -> dict[str, Any]:
     "text": (
       f"`configs/one_shot.py`: {config.train.steps:,} steps of one network that holds all "
       f"{len(accuracies)}, at five seeds; its reward is accuracy less 0.1 · abs(MAdds / "
-      f"{target / 1e3:.0f}k - 1). Below: the rank of what it found by that reward in the table, that "
-      f"network's accuracy there (best {max(accuracies):.2%}, median {np.median(accuracies):.2%}), "
+      f"{target / 1e3:.0f}k - 1). Below: the rank of what it found by that reward in the table, "
+      f"its accuracy there (best {max(accuracies):.2%}, median {np.median(accuracies):.2%}), "
       "Kendall's tau between the accuracies of all networks with shared weights and in the table, "
       "and how long the training took, compilation included."
     ),
