@@ -37,7 +37,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     long = {"train": {"steps": 400}}
   else:
     recipes.clutter(config, "mnas_micro", target=180e3)
-    config.train.steps = 1500
+    config.train.steps = 3000
     long = {"train": {"steps": 1000}}
   recipes.one_shot(config, long=long)
   if args.target:
