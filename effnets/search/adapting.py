@@ -34,7 +34,17 @@ import numpy as np
 from jaxtyping import PyTree
 
 from effnets import configuration, errors, parallel, training, workdirs
-from effnets.search import algorithms, cost, latency, network, proxy, shared, spaces, trainings
+from effnets.search import (
+  algorithms,
+  cost,
+  latency,
+  network,
+  proxy,
+  report,
+  shared,
+  spaces,
+  trainings,
+)
 from effnets.search.algorithms import netadapt
 
 RESULT, STEPS, PLOT = "netadapt.json", "steps.jsonl", "plots/netadapt.png"
@@ -113,11 +123,7 @@ def run(config: Any, workdir: str | pathlib.Path, say: Callable[[str], None]) ->
     reached = costs(search.current)
   tokens = search.current
   result = {
-    "space": {
-      "space": space.name,
-      "space_options": json.dumps(space.settings, sort_keys=True),
-      "space_version": space.version,
-    },
+    "space": report.about(space),
     "tokens": list(tokens),
     "channels": space.values(tokens),
     "path": steps,
@@ -128,8 +134,7 @@ def run(config: Any, workdir: str | pathlib.Path, say: Callable[[str], None]) ->
   network.set_tokens(long, space, tokens)
   for name, initial in (("adapted", inherited), ("scratch", None)):
     result[name] = trainings.finished(long, path / name, name, initial)
-  top = {"tokens": list(tokens), "reward": steps[-1]["accuracy"], "values": {"cost": reached}}
-  workdirs.write(path, "best.json", json.dumps({"space": result["space"], "top": [top]}) + "\n")
+  report.write_best(path, space, tokens, steps[-1]["accuracy"], {"cost": reached})
   workdirs.write(path, RESULT, json.dumps(result, indent=2) + "\n")
   _draw(steps, found.cost, path / PLOT)
   return result

@@ -43,6 +43,27 @@ def write(
   return content
 
 
+def about(space: Any) -> dict[str, str]:
+  """Returns by what `network.read` knows a space again."""
+  return {
+    "space": space.name,
+    "space_options": json.dumps(space.settings, sort_keys=True),
+    "space_version": space.version,
+  }
+
+
+def write_best(
+  workdir: pathlib.Path,
+  space: Any,
+  tokens: Sequence[int],
+  reward: float,
+  values: Mapping[str, float],
+) -> None:
+  """Writes the best.json of an experiment that ends with one network."""
+  top = {"tokens": list(tokens), "reward": reward, "values": dict(values)}
+  workdirs.write(workdir, BEST, json.dumps({"space": about(space), "top": [top]}) + "\n")
+
+
 def summary(
   space: Any, records: Sequence[Record], *, gain: str, cost: str, top: int
 ) -> dict[str, Any]:
@@ -59,11 +80,7 @@ def summary(
 
   trained = [r for r in records if r.of is None]
   return {
-    "space": {
-      "space": space.name,
-      "space_options": json.dumps(space.settings, sort_keys=True),
-      "space_version": space.version,
-    },
+    "space": about(space),
     "top": [network(record) for record in study_lib.ranking(records, cost)[:top]],
     "front": [network(record) for record in study_lib.front(records, gain, cost)],
     "trials": len(records),

@@ -32,7 +32,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from effnets import configuration, data, errors, parallel, tasks, training, workdirs
-from effnets.search import cost, network, one_shot, supernet, trainings
+from effnets.search import cost, network, one_shot, report, supernet, trainings
 
 TASK, CONTROLLER = "one_shot", "controller"
 RESULT, PLOT = "one_shot.json", "plots/one_shot.png"
@@ -234,11 +234,7 @@ def run(config: Any, workdir: str | pathlib.Path, say: Callable[[str], None]) ->
   costs = cost.of(space, tokens, image_size=size, num_classes=classes)
   probabilities = np.asarray(searcher.probabilities(logits))
   result = {
-    "space": {
-      "space": space.name,
-      "space_options": json.dumps(space.settings, sort_keys=True),
-      "space_version": space.version,
-    },
+    "space": report.about(space),
     "tokens": list(tokens),
     "choices": {
       decision.name: {
@@ -251,9 +247,13 @@ def run(config: Any, workdir: str | pathlib.Path, say: Callable[[str], None]) ->
     "madds": costs.madds,
     "shared": figures,
   }
-  top = {"tokens": list(tokens), "reward": figures[config.checkpoint.best_metric]}
-  top["values"] = {"params": costs.params, "madds": costs.madds}
-  workdirs.write(path, "best.json", json.dumps({"space": result["space"], "top": [top]}) + "\n")
+  report.write_best(
+    path,
+    space,
+    tokens,
+    figures[config.checkpoint.best_metric],
+    {"params": costs.params, "madds": costs.madds},
+  )
   _draw(training.plots.load(path / "shared"), config.one_shot.target, path / PLOT)
   say(f"found a network of {costs.madds:,.0f} multiply-adds; it is now trained alone")
   long = ml_collections.ConfigDict(config.to_dict())
