@@ -13,8 +13,8 @@ one program, the same for all architectures. The one of the largest logits is th
 `config.data.unlabelled` gives the examples that judge. Both trainings are kept, with checkpoints,
 and the same command goes on.
 
-Source: Bender et al. 2020 (TuNAS), as the networks that mobile searches compare with; there the
-weights move before the architectures are judged, here both are taken at the same weights.
+Source: Bender et al. 2020 (TuNAS); there the weights move before the architectures are judged, here
+both are taken at the same weights.
 """
 
 import dataclasses
@@ -221,6 +221,7 @@ def run(config: Any, workdir: str | pathlib.Path, say: Callable[[str], None]) ->
   checked(config)
   path = pathlib.Path(workdir)
   space = network.space_of(config.model.space, config.model.space_options)
+  long = _alone(config)  # whose mistakes are said before anything is trained
   workdirs.claim(path, config)
   shared = ml_collections.ConfigDict(config.to_dict())
   # No number of a search has seen a test picture.
@@ -247,25 +248,28 @@ def run(config: Any, workdir: str | pathlib.Path, say: Callable[[str], None]) ->
     "madds": costs.madds,
     "shared": figures,
   }
-  report.write_best(
-    path,
-    space,
-    tokens,
-    figures[config.checkpoint.best_metric],
-    {"params": costs.params, "madds": costs.madds},
-  )
-  _draw(training.plots.load(path / "shared"), config.one_shot.target, path / PLOT)
+  first = not jax.process_index()
+  if first:
+    values = {"params": costs.params, "madds": costs.madds}
+    report.write_best(path, space, tokens, figures[config.checkpoint.best_metric], values)
+    _draw(training.plots.load(path / "shared"), config.one_shot.target, path / PLOT)
   say(f"found a network of {costs.madds:,.0f} multiply-adds; it is now trained alone")
-  long = ml_collections.ConfigDict(config.to_dict())
-  del long["one_shot"]
-  long.task.name = "classification"
-  long.data.unlabelled = configuration.base().data.unlabelled
-  overrides = config.one_shot.to_dict().get("long", {})
-  configuration.merge(long, overrides, key="config.one_shot.long")
   network.set_tokens(long, space, tokens)
   result["alone"] = trainings.finished(long, path / "alone", "what was found")
-  workdirs.write(path, RESULT, json.dumps(result, indent=2) + "\n")
+  if first:
+    workdirs.write(path, RESULT, json.dumps(result, indent=2) + "\n")
   return result
+
+
+def _alone(config: Any) -> ml_collections.ConfigDict:
+  """Returns the config that trains what is found, its network still to be set."""
+  made = ml_collections.ConfigDict(config.to_dict())
+  del made["one_shot"]
+  made.task.name = "classification"
+  made.data.unlabelled = configuration.base().data.unlabelled
+  overrides = config.one_shot.to_dict().get("long", {})
+  configuration.merge(made, overrides, key="config.one_shot.long")
+  return made
 
 
 def judge(config: Any, folder: str | pathlib.Path, points: Iterable[Sequence[int]]) -> list[float]:

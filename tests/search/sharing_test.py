@@ -207,6 +207,14 @@ def test_mistakes(change, message):
     training.prepare(config.lock())
 
 
+def test_a_mistake_in_the_last_training_is_said_before_the_first(tmp_path):
+  config = settings()
+  config.one_shot.long = ml_collections.ConfigDict({"train": {"setps": 3}})
+  with pytest.raises(errors.UserError, match=r"one_shot\.long.*setps"):
+    commands.search(config.lock(), str(tmp_path / "run"))
+  assert not (tmp_path / "run").exists()
+
+
 def test_shared_weights_are_no_network(ready):
   with pytest.raises(errors.UserError, match="is no network; train what it has found"):
     ready.task.tested(ready.task.init(0))
