@@ -157,8 +157,8 @@ def main() -> None:
     "tried": [
       "Seeds 0 to 2 alone: +5.76 % +- 4.24 %, 1.4 standard errors, which says little; 3 to 5 were "
       "added once, and whatever they said is above.",
-      "Children of searches that had to tell ten classes apart came to an AP of hundredths at most in "
-      "200 steps, so that nothing ranked them; with one class they come to tens of per cent.",
+      "Children of searches that had to tell ten classes apart came to an AP of hundredths at most "
+      "in 200 steps, so that nothing ranked them; with one class they come to tens of per cent.",
     ],
     "paper": {
       "command": "python -m effnets.main --config=configs/spinenet.py:49 --workdir=DIR",
