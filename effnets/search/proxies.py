@@ -162,6 +162,8 @@ def _draw(kind: str, found: Mapping[str, Any], path: pathlib.Path) -> None:
       steps = [int(n) for n in row["accuracy"]]
       axes.plot(steps, list(row["accuracy"].values()), "o-", ms=3, lw=1)
       axes.set(xlabel="steps of training", ylabel="hold-out figure", xscale="log")
+      axes.set_xticks(steps, labels=[str(n) for n in steps])
+      axes.minorticks_off()
     else:
       axes.plot(row["steps"], row["figure"], "-", lw=1)
       axes.set(xlabel="step", ylabel="hold-out figure")
