@@ -61,8 +61,10 @@ def test_exported_networks_are_measured(runtime, package):
     assert meter.about["runtime"].startswith(package)
     nothing, whole = meter.nothing(), meter.network(made, tokens, image_size=16, num_classes=10)
     pieces = cost.pieces(made.decode(tokens), 16, 10)
-    # A program of one of its layers is shorter, and longer than one that does nothing.
-    assert 0 < nothing.p50 < meter.piece(pieces[1]).p50 < whole.p50
+    # Programs of nothing and of one of its layers are many times shorter; which of the two is the
+    # shorter a machine at work does not tell.
+    assert 0 < min(nothing.p50, meter.piece(pieces[1]).p50)
+    assert max(nothing.p50, meter.piece(pieces[1]).p50) < whole.p50
 
 
 def test_what_is_measured_is_the_network():
